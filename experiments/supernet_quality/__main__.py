@@ -1,0 +1,98 @@
+"""``python -m experiments.supernet_quality``: ranking, overhead and training speed of the tiny supernet."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from experiments.results import result_folder, write_result
+from experiments.supernet_quality.overhead import overheads
+from experiments.supernet_quality.ranking import rank
+from nas.data import load_corpus
+from nas.model import load_supernet
+from nas.training import TrainingRecipe, embedded_path, embedded_tokenizer, train
+from nas.training.sandwich import draw_subnet
+from search_spaces import preset
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is measured.
+
+    Args:
+        steps: training steps of the supernet and of every architecture alone.
+        architectures: trained alone.
+        tokens: held-out tokens of a perplexity.
+        seed: of everything.
+        out: working folder; a killed run goes on from it.
+    """
+
+    steps: int = 400
+    architectures: int = 24
+    tokens: int = 16384
+    seed: int = 0
+    out: Path = Path("runs/supernet_quality")
+
+
+def main(recipe: Recipe) -> None:
+    """Run the experiment and write its table and plot."""
+    space = preset("tiny")
+    corpus = load_corpus(
+        "stdlib", vocab_size=space.family.vocab_size, tokenizer=embedded_tokenizer(), cache_dir=recipe.out
+    )
+    training = TrainingRecipe(
+        steps=recipe.steps, batch_size=8, learning_rate=1e-3, warmup_steps=recipe.steps // 8, seed=recipe.seed
+    )
+    supernet, info = load_supernet(embedded_path())
+    rng = np.random.default_rng(recipe.seed)
+    sample = [space.largest, space.smallest, *(draw_subnet(space, rng) for _ in range(10))]
+    tokens = corpus.validation_tokens[: 16 * 256].astype(np.int64).reshape(16, 256)
+    import torch
+
+    ratios = overheads(supernet, sample, torch.from_numpy(tokens))
+    start = time.perf_counter()
+    speed_recipe = TrainingRecipe(steps=8, batch_size=8, warmup_steps=2)
+    train(supernet, corpus.train_tokens, speed_recipe, progress=False)
+    speed = speed_recipe.tokens / (time.perf_counter() - start)
+    ranking = rank(
+        space, corpus, training, num_architectures=recipe.architectures, num_tokens=recipe.tokens, out=recipe.out
+    )
+    folder = result_folder("supernet_quality")
+    write_result(
+        folder,
+        command=f"python -m experiments.supernet_quality --steps {recipe.steps} --architectures {recipe.architectures}",
+        seeds=[recipe.seed],
+        values={
+            "kendall_tau": ranking["kendall_tau"],
+            "training_tokens_of_each": ranking["tokens"],
+            "forward_overhead_median": statistics.median(ratios),
+            "forward_overhead_largest": max(ratios),
+            "training_tokens_per_s": speed,
+            "embedded_tokens": info["tokens"],
+            "pairs": ranking["pairs"],
+            "overheads": ratios,
+        },
+    )
+    matplotlib.use("agg", force=False)
+    figure = Figure(figsize=(5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.loglog(
+        [p["inherited"] for p in ranking["pairs"]], [p["alone"] for p in ranking["pairs"]], "o", color="#2a6f97"
+    )
+    axes.set_xlabel("perplexity inherited from the supernet")
+    axes.set_ylabel("perplexity trained alone, same tokens")
+    axes.set_title(f"Kendall tau {ranking['kendall_tau']:.3f}, {len(ranking['pairs'])} architectures")
+    figure.savefig(folder / "ranking.png", dpi=130)
+    print(f"Kendall tau {ranking['kendall_tau']:.3f}; forward overhead median {statistics.median(ratios):.3f}")
+    print(f"Results in {folder}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Recipe, description=__doc__))

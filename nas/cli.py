@@ -1,0 +1,175 @@
+"""Command line: parses, calls the API, prints."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from nas.pipeline import SearchRun
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train the supernet of a space on a text.
+
+    Args:
+        space: preset (``nas spaces`` lists them).
+        corpus: ``stdlib``, a file, a folder, a parquet file, or ``hf:<dataset>[:config]``.
+        out: folder of tokens, checkpoints and the result; the same command goes on where it stopped.
+        device: ``cpu`` or ``cuda``.
+        recipe: ``embedded`` repeats the recipe of the supernet that ships with the project; ``default`` takes the options below.
+        steps: optimizer steps.
+        batch_size: sequences per step.
+        learning_rate: peak of AdamW's.
+        seed: of weights, batches and subnets.
+    """
+
+    space: str = "tiny"
+    corpus: str = "stdlib"
+    out: Path = Path("runs/train")
+    device: str = "cpu"
+    recipe: str = "default"
+    steps: int = 5000
+    batch_size: int = 8
+    learning_rate: float = 3e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Measure models of a space on this device and fit the latency surrogate.
+
+    Args:
+        space: preset.
+        corpus: the supernet's text.
+        out: folder of ``profile.jsonl``; the same command goes on where it stopped.
+        device: ``cpu`` or ``cuda``.
+        workloads: latencies to measure.
+        architectures: models to measure.
+        rounds: measurements of each.
+        threads: of one operator on the CPU.
+        seed: of the draw.
+    """
+
+    space: str = "tiny"
+    corpus: str = "stdlib"
+    out: Path = Path("runs/profile")
+    device: str = "cpu"
+    workloads: tuple[str, ...] = ("decode_ms[batch=1,context=128]",)
+    architectures: int = 48
+    rounds: int = 4
+    threads: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Materialize:
+    """Build models out of a finished run: its front, or one architecture.
+
+    Args:
+        run: folder of ``nas search``.
+        key: of one winner or trial (sixteen digits, or their beginning); all winners by default.
+        out: folder for the models; by default the run's.
+    """
+
+    run: Path = Path("runs/default")
+    key: str | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Measure the winners of a run again, and redraw its report.
+
+    Args:
+        run: folder of ``nas search``.
+        rounds: measurements of each latency.
+        compile: whether the dense baseline may use ``torch.compile``.
+    """
+
+    run: Path = Path("runs/default")
+    rounds: int = 3
+    compile: bool = True
+
+
+@dataclass(frozen=True)
+class Report:
+    """Redraw ``report.html`` and ``front.png`` from ``results.json``, and print the table.
+
+    Args:
+        run: folder of ``nas search``.
+    """
+
+    run: Path = Path("runs/default")
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """List the preset search spaces."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what this machine can do and what is missing."""
+
+
+Command = (
+    Annotated[SearchRun, tyro.conf.subcommand("search", description="Text to verified Pareto front, in one folder.")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Profile, tyro.conf.subcommand("profile")]
+    | Annotated[Materialize, tyro.conf.subcommand("materialize")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Spaces, tyro.conf.subcommand("spaces")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: without the program name; those of the process by default.
+
+    Returns:
+        Exit status: 0 done, 2 wrong input, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command: Any = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        prog="nas",
+        args=arguments,
+        description="Find sparse GPT architectures that no other dominates, build them, and verify them on the device.",
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+    from nas import commands
+
+    actions: dict[type, Callable[[Any], None]] = {
+        SearchRun: lambda c: commands.search_run(c, shlex.join(["nas", *arguments])),
+        Train: commands.train,
+        Profile: commands.profile_device,
+        Materialize: commands.materialize_run,
+        Verify: commands.verify_run,
+        Report: commands.report_run,
+        Spaces: lambda _: commands.spaces(),
+        Doctor: lambda _: commands.doctor(),
+    }
+    try:
+        actions[type(command)](command)
+    except KeyboardInterrupt:
+        print("\nInterrupted: nothing finished is lost; the same command goes on from here.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"nas: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

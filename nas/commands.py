@@ -1,0 +1,235 @@
+"""What each command of the command line does; :mod:`nas.cli` only parses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nas.deploy.runtime import available_threads, device_name, versions
+from nas.deploy.verify import verify
+from nas.files import FolderLock, write_json_atomic
+from nas.model import CheckpointError
+from nas.objectives import Evaluation, Objective
+from nas.pareto import ParetoFront
+from nas.training import TrainedSupernet, TrainingRecipe, embedded_path, load_trained, train_supernet
+from nas.model.storage import supernet_info
+from search_spaces import Architecture, costs, preset, presets
+
+if TYPE_CHECKING:
+    from nas.cli import Materialize, Profile, Report, Train, Verify
+    from nas.pipeline import SearchRun
+
+
+def search_run(config: SearchRun, command: str) -> None:
+    """``nas search``."""
+    from nas.pipeline import run
+
+    run(config, command=command)
+
+
+def train(command: Train) -> None:
+    """``nas train``."""
+    if command.recipe not in ("default", "embedded"):
+        raise ValueError(f"expected recipe 'default' or 'embedded', got {command.recipe!r}")
+    space = preset(command.space)
+    if command.recipe == "embedded":
+        recipe = TrainingRecipe.from_json(supernet_info(embedded_path())["recipe"])
+    else:
+        recipe = TrainingRecipe(
+            steps=command.steps,
+            batch_size=command.batch_size,
+            context=min(256, space.family.context_length),
+            learning_rate=command.learning_rate,
+            warmup_steps=min(200, command.steps // 4),
+            seed=command.seed,
+        )
+    console = Console()
+    console.print(f"{recipe.tokens:,} tokens in {recipe.steps} steps; checkpoints in {command.out}")
+    with FolderLock(command.out):
+        supernet = train_supernet(
+            space, command.corpus, recipe=recipe, out=command.out, device=command.device, from_scratch=True
+        )
+        largest, smallest = supernet.perplexities([space.largest, space.smallest], 8192)
+    console.print(f"Perplexity: largest subnet {largest:.2f}, smallest {smallest:.2f}")
+    console.print(f"Supernet in {supernet.path}\nNext: nas.load_trained('{supernet.path}', '{command.corpus}', '{command.out}')")
+
+
+def profile_device(command: Profile) -> None:
+    """``nas profile``."""
+    from nas.deploy.profile import profile
+
+    workloads = [Objective.parse(text).workload for text in command.workloads]
+    if any(workload is None for workload in workloads):
+        raise ValueError(f"expected workloads such as decode_ms[batch=1,context=128], got {list(command.workloads)}")
+    console = Console()
+    with FolderLock(command.out):
+        supernet = train_supernet(preset(command.space), command.corpus, out=command.out, device=command.device)
+        found = profile(
+            supernet,
+            device=command.device,
+            workloads=[w for w in workloads if w is not None],
+            num_architectures=command.architectures,
+            rounds=command.rounds,
+            threads=command.threads,
+            seed=command.seed,
+            out=command.out,
+        )
+    table = Table(title=f"{device_name(command.device)}, {found.runtime}", title_justify="left")
+    for column in ("workload", "models", "records", "Kendall tau", "MAPE", "coverage of 90 % interval"):
+        table.add_column(column)
+    for workload, scores in found.quality.items():
+        table.add_row(
+            workload,
+            str(scores["num_architectures"]),
+            str(scores["num_records"]),
+            f"{scores['kendall_tau']:.3f}",
+            f"{100 * scores['mape']:.1f} %",
+            f"{100 * scores['coverage']:.0f} %",
+        )
+    console.print(table)
+    console.print(f"Records in {command.out}/profile.jsonl\nNext: nas search --out runs/mine")
+
+
+def materialize_run(command: Materialize) -> None:
+    """``nas materialize``."""
+    from nas.deploy.materialize import materialize
+
+    results = _results(command.run)
+    front = _front(results, command.key)
+    supernet = _supernet(command.run)
+    with FolderLock(command.run):
+        winners = materialize(front, supernet, max_winners=len(front), out=command.out or command.run)
+    console = Console()
+    for winner in winners:
+        console.print(f"{winner.folder}: {winner.architecture}", soft_wrap=True)
+    console.print("Next: nas.load_gpt(folder), then model.generate(tokens, num_new)")
+
+
+def verify_run(command: Verify) -> None:
+    """``nas verify``: fresh measurements replace the run's earlier ones."""
+    from nas.deploy.materialize import materialize
+    from nas.deploy.report import View, print_report, render
+
+    with FolderLock(command.run):
+        results = _results(command.run)
+        supernet = _supernet(command.run)
+        front = _front(results, None)
+        winners = materialize(front, supernet, max_winners=len(front), out=command.run)
+        (command.run / "verify.jsonl").unlink(missing_ok=True)
+        report = verify(
+            winners, winners.runtime.device, rounds=command.rounds, compile=command.compile, out=command.run
+        )
+        results |= {name: report.results[name] for name in ("baseline", "winners")}
+        results["provenance"] |= report.results["provenance"]
+        write_json_atomic(command.run / "results.json", results)
+        render(results, command.run)
+    print_report(View(results), Console())
+
+
+def report_run(command: Report) -> None:
+    """``nas report``."""
+    from nas.deploy.report import View, print_report, render
+
+    results = _results(command.run)
+    paths = render(results, command.run)
+    console = Console()
+    print_report(View(results), console)
+    console.print(f"Drawn: {paths.html}, {paths.png}")
+
+
+def spaces() -> None:
+    """``nas spaces``."""
+    table = Table(title="Search spaces", title_justify="left")
+    for column in ("preset", "choices", "architectures", "parameters", "embed", "layers", "heads", "FFN ratio", "sparsity"):
+        table.add_column(column)
+    for name in presets():
+        space = preset(name)
+        low, high = (costs(a, space.family).params / 1e6 for a in (space.smallest, space.largest))
+        sparse = len(space.attention_sparsities) + len(space.ffn_sparsities) > 2
+        table.add_row(
+            name,
+            str(space.dim),
+            f"{space.cardinality:.1e}",
+            f"{low:.1f}-{high:.1f} M",
+            *(" ".join(f"{v:g}" for v in values) for values in (space.embed_dims, space.depths, space.num_heads, space.ffn_ratios)),
+            "yes" if sparse else "preset(name, sparsity=True)",
+        )
+    console = Console()
+    console.print(table)
+    console.print("Next: nas search --space tiny --out runs/mine")
+
+
+def doctor() -> None:
+    """``nas doctor``."""
+    import importlib.util
+
+    import torch
+
+    console = Console()
+    table = Table(title="This machine", title_justify="left", show_header=False)
+    table.add_row("processor", f"{device_name('cpu')}, {available_threads()} cores")
+    table.add_row("versions", ", ".join(f"{k} {v}" for k, v in versions().items()))
+    if torch.cuda.is_available():
+        table.add_row("CUDA", device_name("cuda"))
+    else:
+        table.add_row("CUDA", "not found: --device cpu only")
+    table.add_row("compiled dense baseline", "yes" if shutil.which("c++") or shutil.which("g++") else
+                  "no C++ compiler: the dense baseline runs eager only; install g++")
+    from nas.training.precision import faster_dtype
+
+    table.add_row("training arithmetic", str(faster_dtype("auto", torch.device("cpu"))).removeprefix("torch."))
+    for module, purpose in (("triton", "GPU kernels (extra gpu)"), ("datasets", "hf: corpora (extra hf)"),
+                            ("pynvml", "GPU energy (extra gpu)"), ("optuna_dashboard", "live study page (extra dashboard)")):
+        found = importlib.util.find_spec(module) is not None
+        table.add_row(purpose, "yes" if found else f"no: pip install {module.replace('pynvml', 'nvidia-ml-py')}")
+    try:
+        info = supernet_info(embedded_path())
+        table.add_row("embedded supernet", f"{info['tokens']:,} training tokens, sha256 {info['sha256'][:12]}")
+    except CheckpointError as error:
+        table.add_row("embedded supernet", f"damaged: {error}")
+    console.print(table)
+    console.print("Next: nas search --out runs/mine")
+
+
+def _results(run: Path) -> dict[str, Any]:
+    path = run / "results.json"
+    if not path.exists():
+        raise ValueError(f"expected a finished run in {run}, found no results.json; run: nas search --out {run}")
+    from nas.deploy.report.schema import load
+
+    return load(path)
+
+
+def _supernet(run: Path) -> TrainedSupernet:
+    config = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    stored = run / "supernet.json"
+    path = stored if stored.exists() else embedded_path()
+    return load_trained(path, config["corpus"], run, config["device"])
+
+
+def _front(results: dict[str, Any], key: str | None) -> ParetoFront:
+    """The winners of a run, or one winner, as a front whose claims can be verified."""
+    goals = [Objective.parse(o["name"]) for o in results["objectives"]]
+    evaluations = []
+    for winner in results["winners"]:
+        architecture = Architecture.from_json(winner["architecture"])
+        if key is not None and not architecture.key.startswith(key):
+            continue
+        claims = winner["predicted"]
+        evaluations.append(
+            Evaluation(
+                architecture,
+                {name: claim["mean"] for name, claim in claims.items()},
+                fidelity=results["provenance"]["num_tokens"],
+                provenance={"claims": claims, "runtime": results["provenance"]["runtime"]},
+            )
+        )
+    if not evaluations:
+        keys = [Architecture.from_json(w["architecture"]).key for w in results["winners"]]
+        raise ValueError(f"expected the key of a winner ({', '.join(keys)}), got {key!r}")
+    return ParetoFront(evaluations, goals, results["ref_point"])

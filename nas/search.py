@@ -1,0 +1,89 @@
+"""The search: one study over a space's choices, judged by the supernet, the profile and closed forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nas.deploy.profile import DeviceProfile
+from nas.evaluation import Evaluator, reference_point
+from nas.files import PathLike
+from nas.objectives import Objective
+from nas.study import StudyResult, run_study
+from nas.training import TrainedSupernet
+from search_spaces import SearchSpace
+
+DEFAULT_OBJECTIVES = ("perplexity", "decode_ms[batch=1,context=128]", "weight_bytes")
+DEFAULT_SAMPLER = "qlognehvi"
+_MODEL_BASED = ("gp", "qlognehvi", "qlognparego")
+
+
+def search(
+    space: SearchSpace,
+    objectives: Sequence[Objective | str] = DEFAULT_OBJECTIVES,
+    *,
+    supernet: TrainedSupernet,
+    device: DeviceProfile,
+    n_trials: int = 100,
+    sampler: str = DEFAULT_SAMPLER,
+    seed: int = 0,
+    num_tokens: int = 8192,
+    storage: PathLike | None = None,
+    workers: int = 1,
+    name: str = "search",
+    progress: bool = True,
+) -> StudyResult:
+    """Find the architectures of a space that no other evaluated one dominates.
+
+    Args:
+        space: to search; its architectures must be subnets of the supernet.
+        objectives: two to four, all minimized.
+        supernet: gives the perplexity.
+        device: profile that gives the latency.
+        n_trials: architectures to evaluate; a study that has fewer goes on.
+        sampler: one of ``nas.searchers.samplers()``.
+        seed: of the sampler; the same seed and records give the same study.
+        num_tokens: held-out tokens a perplexity is measured on.
+        storage: journal file or Optuna storage URL of a study that can be resumed; None keeps it in memory.
+        workers: processes on the same study; needs a storage.
+        name: of the study in its storage.
+        progress: whether to show hypervolume and the time left.
+
+    Returns:
+        The evaluations in order, their front, and the hypervolume after every trial.
+
+    Raises:
+        ValueError: if an objective, the sampler or the stored study does not fit.
+    """
+    goals = tuple(Objective.parse(o) if isinstance(o, str) else o for o in objectives)
+    if not 2 <= len(goals) <= 4 or len(set(goals)) != len(goals):
+        raise ValueError(f"expected two to four different objectives, got {[str(o) for o in goals]}")
+    if n_trials < 1:
+        raise ValueError(f"expected n_trials of 1 or more, got {n_trials}")
+    evaluator = Evaluator(supernet, device, goals, num_tokens)
+    ref_point, ideal = reference_point(evaluator)
+    fingerprint = {
+        "space": space.fingerprint,
+        "objectives": [str(o) for o in goals],
+        "supernet": supernet.info["sha256"],
+        "corpus": supernet.corpus.fingerprint,
+        "num_tokens": num_tokens,
+        "ref_point": ref_point,
+    }
+    warm_start = [space.to_params(a) for a in (space.largest, space.smallest)]
+    return run_study(
+        name,
+        space,
+        evaluator,
+        goals,
+        sampler=sampler,
+        n_trials=n_trials,
+        seed=seed,
+        storage=storage,
+        workers=workers,
+        known=evaluator.known(),
+        ref_point=ref_point,
+        ideal=ideal,
+        warm_start=warm_start if sampler in _MODEL_BASED else (),
+        fingerprint=fingerprint,
+        progress=progress,
+    )

@@ -1,0 +1,110 @@
+"""Searchers by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
+
+from nas.searchers.indexed import ReseededSampler
+
+if TYPE_CHECKING:
+    from nas.searchers.bayesian_sampler import KnownObjective
+
+_POPULATION = 20  # Optuna's 50 leaves NSGA in its random first generation for the whole of a small budget
+
+
+def _optuna(name: str, options: dict[str, Any]) -> Callable[[int], BaseSampler]:
+    """Seed to Optuna sampler, with the setting that did best on discrete multi-objective spaces."""
+    if name == "random":
+        return lambda seed: RandomSampler(seed=seed, **options)
+    if name == "nsga2":
+        return lambda seed: NSGAIISampler(seed=seed, **{"population_size": _POPULATION} | options)
+    if name == "nsga3":
+        return lambda seed: _NSGAIII(seed=seed, **{"population_size": _POPULATION} | options)
+    if name == "tpe":
+        # multivariate is off by default with several objectives, and worth 3 % of hypervolume there
+        tpe = {"multivariate": True, "constant_liar": False} | options
+        return lambda seed: TPESampler(seed=seed, **tpe)
+    gp = {"warn_independent_sampling": False} | options
+    return lambda seed: GPSampler(seed=seed, **gp)
+
+
+class _NSGAIII(NSGAIIISampler):
+    """NSGA-III whose children do not depend on whether the parents were selected just now or are read from the storage.
+
+    Selection draws from the random state that the children are drawn from. A study resumed after the first proposal of a generation
+    was lost finds the parents stored, skips selection, and would propose other children.
+    """
+
+    def __init__(self, *, seed: int, **options: Any) -> None:
+        super().__init__(seed=seed, **options)
+        self._seed = seed
+
+    def get_parent_population(self, study: Any, generation: int) -> Any:
+        """As Optuna's, with the random state set back."""
+        parents = super().get_parent_population(study, generation)
+        self._rng.rng.seed(self._seed)
+        return parents
+
+
+_OPTUNA = ("random", "nsga2", "nsga3", "tpe", "gp")
+_BAYESIAN = {"qlognehvi": "nehvi", "qlognparego": "nparego"}
+
+
+def samplers() -> tuple[str, ...]:
+    """Names that :func:`make_sampler` knows."""
+    return (*_OPTUNA, *_BAYESIAN)
+
+
+def make_sampler(
+    name: str,
+    *,
+    seed: int,
+    known: Mapping[int, KnownObjective] | None = None,
+    ref_point: Sequence[float] | None = None,
+    warm_start: Sequence[Mapping[str, Any]] = (),
+    **options: Any,
+) -> BaseSampler:
+    """Make a searcher: an Optuna sampler for ``study.ask`` / ``study.tell`` and ``study.optimize``.
+
+    Every proposal is a pure function of ``seed``, the trial's index and the finished trials, so a study can be resumed.
+
+    Args:
+        name: one of :func:`samplers`.
+        seed: of the whole study, 0 or more.
+        known: objective index -> function of a list of params that returns (mean_n, std_n); used by qlognehvi and qlognparego.
+        ref_point: worst values that still count; used by qlognehvi.
+        warm_start: parameters of the first proposals.
+        options: further arguments of the sampler (``population_size``, ``n_startup_trials``, ...; for qlognehvi and qlognparego those
+            of :class:`nas.searchers.bayesian_sampler.BayesianSampler`: ``search_space``, ``n_startup``, ``canonical``, ...).
+
+    Raises:
+        ValueError: if the name is unknown (the near ones are proposed), or an option is unknown or out of range.
+    """
+    if name not in samplers():
+        near = difflib.get_close_matches(str(name).lower(), samplers(), n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"expected a sampler in {', '.join(samplers())}, got {name!r}{hint}")
+    try:
+        if name in _BAYESIAN:
+            from nas.searchers.bayesian_sampler import BayesianSampler  # BoTorch takes two seconds to import
+
+            acquisition: Any = _BAYESIAN[name]
+            return BayesianSampler(
+                seed=seed, acquisition=acquisition, known=known, ref_point=ref_point, warm_start=warm_start, **options
+            )  # fmt: skip
+        make = _optuna(name, options)
+        make(0)  # refuses wrong options now, not at the first trial
+    except TypeError as error:
+        raise ValueError(f"expected options of the sampler {name!r}, got {sorted(options)}: {error}") from error
+    return ReseededSampler(make, seed=seed, warm_start=warm_start)

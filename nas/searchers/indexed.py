@@ -1,0 +1,159 @@
+"""Samplers whose every proposal is a pure function of the seed, the trial's index and the finished trials.
+
+A trial's *index* is the smallest one that no complete, pruned or running trial of the study holds. A trial that failed, or that a
+killed process left running and the study loop marked as failed, frees its index, and whoever takes it over makes the same proposal
+again: a study run in pieces ends with the same trials as one run at a stretch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+INDEX_KEY = "nas:index"  # system attribute of a trial
+_HOLDING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+
+
+def index_of(trial: FrozenTrial) -> int | None:
+    """Index of a trial that one of this project's samplers proposed; None for any other."""
+    index = trial.system_attrs.get(INDEX_KEY)
+    return None if index is None else int(index)
+
+
+def seed_of(seed: int, index: int) -> int:
+    """A 32-bit seed for one trial of a study."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+class IndexedSampler(BaseSampler):
+    """What the samplers of this project share: an index for each trial, and the proposals to begin with.
+
+    Args:
+        seed: of the whole study, 0 or more.
+        warm_start: parameters of the first proposals, in order.
+
+    Raises:
+        ValueError: if the seed is negative or no integer.
+    """
+
+    def __init__(self, *, seed: int, warm_start: Sequence[Mapping[str, Any]] = ()) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"expected a seed that is an integer of 0 or more, got {seed!r}")
+        self.seed = int(seed)
+        self.warm_start = tuple(dict(params) for params in warm_start)
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def reseed_rng(self) -> None:
+        """Do nothing: every trial is seeded by its index, so parallel trials differ without it."""
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Give the trial its index."""
+        with self._lock:
+            held = set()
+            for position, other in enumerate(study.get_trials(deepcopy=False, states=_HOLDING)):
+                if other.number != trial.number:
+                    index = index_of(other)
+                    held.add(position if index is None else index)
+            index = next(i for i in range(len(held) + 1) if i not in held)
+            study._storage.set_trial_system_attr(trial._trial_id, INDEX_KEY, index)
+            trial.system_attrs[INDEX_KEY] = index
+
+    def warm_params(self, trial: FrozenTrial) -> dict[str, Any] | None:
+        """Parameters this trial has to begin with; None when it is free."""
+        index = self.index(trial)
+        return self.warm_start[index] if index < len(self.warm_start) else None
+
+    def index(self, trial: FrozenTrial) -> int:
+        """Index that :meth:`before_trial` gave the trial."""
+        index = index_of(trial)
+        return trial.number if index is None else index
+
+
+class ReseededSampler(IndexedSampler):
+    """An Optuna sampler, made anew for every trial with a seed of that trial's own.
+
+    What such a sampler must remember between trials (the generations of NSGA-II and III) it keeps in the storage; what it keeps in
+    memory only (random state, warm starts of a fit) would differ after a restart, and is dropped here on purpose.
+
+    Args:
+        make: seed to sampler.
+        seed: of the whole study.
+        warm_start: parameters of the first proposals, in order.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], BaseSampler],
+        *,
+        seed: int,
+        warm_start: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__(seed=seed, warm_start=warm_start)
+        self._make = make
+        self._samplers: dict[int, BaseSampler] = {}  # by trial number, while the trial runs
+
+    def __str__(self) -> str:
+        return f"Reseeded{self._make(0)}"
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Give the trial its index and a fresh sampler."""
+        super().before_trial(study, trial)
+        sampler = self._make(seed_of(self.seed, self.index(trial)))
+        self._samplers[trial.number] = sampler
+        sampler.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Pass on, and forget the trial's sampler."""
+        sampler = self._samplers.pop(trial.number, None)
+        if sampler is not None:
+            sampler.after_trial(study, trial, state, values)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """As the Optuna sampler does; nothing for a trial with given parameters."""
+        if self.warm_params(trial) is not None:
+            return {}
+        return self._sampler(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As the Optuna sampler does."""
+        if self.warm_params(trial) is not None:
+            return {}
+        return self._sampler(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The given value for a trial with given parameters, otherwise as the Optuna sampler does."""
+        given = self.warm_params(trial)
+        if given is not None and param_name in given:
+            return given[param_name]
+        return self._sampler(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def _sampler(self, trial: FrozenTrial) -> BaseSampler:
+        if trial.number not in self._samplers:  # a trial that another sampler object began
+            self._samplers[trial.number] = self._make(seed_of(self.seed, self.index(trial)))
+        return self._samplers[trial.number]

@@ -1,0 +1,57 @@
+"""Data parallelism under ``torchrun``: every process sees its share of the batch and the mean of the gradients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Processes:
+    """The processes of this run; one, without any set-up, unless ``torchrun`` started more."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self._owns_group = self.world_size > 1 and not dist.is_initialized()
+        if self._owns_group:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its mean over the processes.
+
+        A subnet leaves some weights without a gradient, the same ones in every process: all draw the same subnets.
+        """
+        if self.world_size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        flat /= self.world_size
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the processes."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
+
+    def wait(self) -> None:
+        """Wait for the slowest process."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """End the process group if this object began it."""
+        if self._owns_group:
+            dist.destroy_process_group()

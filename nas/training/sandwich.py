@@ -1,0 +1,42 @@
+"""Which subnets a training step visits: the sandwich rule over architectures and sparsities."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from search_spaces import Architecture, SearchSpace
+
+
+def sandwich(space: SearchSpace, num_random: int, seed: int, step: int) -> list[Architecture]:
+    """Largest, smallest and random subnets of one step (Yu & Huang, 1903.05134, sec. 3.1).
+
+    A pure function of its arguments: every process of a parallel run, and a resumed run, draws the same.
+
+    Args:
+        space: where to draw from.
+        num_random: random subnets.
+        seed: of the run.
+        step: of the run.
+
+    Returns:
+        The largest first: it is the teacher of the others.
+    """
+    rng = np.random.default_rng((seed, step))
+    return [space.largest, space.smallest, *(draw_subnet(space, rng) for _ in range(num_random))]
+
+
+def draw_subnet(space: SearchSpace, rng: np.random.Generator) -> Architecture:
+    """Draw a subnet with its own probabilities of keeping a part and of being sparse.
+
+    Independent uniform choices would nearly always drop half of the parts and make most weights sparse; a search front holds
+    subnets from almost whole and dense to almost empty. So each draw first picks how much it keeps and how sparse it is.
+    """
+    keep, sparse = rng.uniform(0.4, 1.0), rng.uniform(0.0, 1.0)
+    params = {c.name: c.values[rng.integers(len(c.values))] for c in space.choices}
+    for choice in space.choices:
+        slot = choice.name.rpartition(".")[2]
+        if slot in ("attention", "ffn"):
+            params[choice.name] = bool(rng.uniform() < keep)
+        elif slot in ("attention_sparsity", "ffn_sparsity") and rng.uniform() > sparse:
+            params[choice.name] = "dense" if "dense" in choice.values else choice.values[0]
+    return space.from_params(params)
