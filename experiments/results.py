@@ -38,5 +38,8 @@ def write_result(
     """Write ``result.json`` with command, seeds, device, versions and date beside the values."""
     runtime = runtime or Runtime("cpu", "float32", available_threads())
     path = folder / "result.json"
-    write_json_atomic(path, {"command": command, "seeds": list(seeds), **provenance(runtime), "values": dict(values)})
+    write_json_atomic(
+        path,
+        {"command": command, "seeds": list(seeds), **provenance(runtime), "values": dict(values)},
+    )
     return path

@@ -11,8 +11,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from nas.pipeline import SearchRun
-
 
 @dataclass(frozen=True)
 class Train:
@@ -23,7 +21,8 @@ class Train:
         corpus: ``stdlib``, a file, a folder, a parquet file, or ``hf:<dataset>[:config]``.
         out: folder of tokens, checkpoints and the result; the same command goes on where it stopped.
         device: ``cpu`` or ``cuda``.
-        recipe: ``embedded`` repeats the recipe of the supernet that ships with the project; ``default`` takes the options below.
+        recipe: ``embedded`` repeats the recipe of the supernet that ships with the project;
+            ``default`` takes the options below.
         steps: optimizer steps.
         batch_size: sequences per step.
         learning_rate: peak of AdamW's.
@@ -119,16 +118,40 @@ class Doctor:
     """Say what this machine can do and what is missing."""
 
 
-Command = (
-    Annotated[SearchRun, tyro.conf.subcommand("search", description="Text to verified Pareto front, in one folder.")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Profile, tyro.conf.subcommand("profile")]
-    | Annotated[Materialize, tyro.conf.subcommand("materialize")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Spaces, tyro.conf.subcommand("spaces")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-)
+def parse(arguments: Sequence[str]) -> Any:
+    """Read a command line.
+
+    Args:
+        arguments: without the program name.
+
+    Returns:
+        A ``SearchRun``, or one of the commands above.
+
+    Raises:
+        SystemExit: with 2 if a command or a flag is unknown or has no valid value, with 0 after ``--help``.
+    """
+    from nas.pipeline import SearchRun  # takes seconds to import: here, Ctrl-C is answered already
+
+    command: Any = (
+        Annotated[
+            SearchRun,
+            tyro.conf.subcommand("search", description="Text to verified Pareto front, in one folder."),
+        ]
+        | Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Profile, tyro.conf.subcommand("profile")]
+        | Annotated[Materialize, tyro.conf.subcommand("materialize")]
+        | Annotated[Verify, tyro.conf.subcommand("verify")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Spaces, tyro.conf.subcommand("spaces")]
+        | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    )
+    return tyro.cli(
+        command,
+        prog="nas",
+        args=list(arguments),
+        description="Find sparse GPT architectures that no other dominates, build them, and verify them on the device.",
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,17 +161,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program name; those of the process by default.
 
     Returns:
-        Exit status: 0 done, 2 wrong input, 130 interrupted.
+        Exit status: 0 done, 2 wrong input or a full disk, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    command: Any = tyro.cli(
-        Command,  # type: ignore[arg-type]
-        prog="nas",
-        args=arguments,
-        description="Find sparse GPT architectures that no other dominates, build them, and verify them on the device.",
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
+    try:
+        _run(arguments)
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted: nothing finished is lost; the same command goes on from here.",
+            file=sys.stderr,
+        )
+        return 130
+    except (ValueError, OSError) as error:
+        remedy = ""
+        if type(error) is OSError:  # from a library: our own errors say what to do
+            remedy = "; the same command goes on from here once that is mended"
+        print(f"nas: {error}{remedy}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(arguments: Sequence[str]) -> None:
+    command = parse(arguments)
     from nas import commands
+    from nas.pipeline import SearchRun
 
     actions: dict[type, Callable[[Any], None]] = {
         SearchRun: lambda c: commands.search_run(c, shlex.join(["nas", *arguments])),
@@ -160,15 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Spaces: lambda _: commands.spaces(),
         Doctor: lambda _: commands.doctor(),
     }
-    try:
-        actions[type(command)](command)
-    except KeyboardInterrupt:
-        print("\nInterrupted: nothing finished is lost; the same command goes on from here.", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"nas: {error}", file=sys.stderr)
-        return 2
-    return 0
+    actions[type(command)](command)
 
 
 if __name__ == "__main__":

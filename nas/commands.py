@@ -14,10 +14,16 @@ from nas.deploy.runtime import available_threads, device_name, versions
 from nas.deploy.verify import verify
 from nas.files import FolderLock, write_json_atomic
 from nas.model import CheckpointError
+from nas.model.storage import supernet_info
 from nas.objectives import Evaluation, Objective
 from nas.pareto import ParetoFront
-from nas.training import TrainedSupernet, TrainingRecipe, embedded_path, load_trained, train_supernet
-from nas.model.storage import supernet_info
+from nas.training import (
+    TrainedSupernet,
+    TrainingRecipe,
+    embedded_path,
+    load_trained,
+    train_supernet,
+)
 from search_spaces import Architecture, costs, preset, presets
 
 if TYPE_CHECKING:
@@ -52,11 +58,18 @@ def train(command: Train) -> None:
     console.print(f"{recipe.tokens:,} tokens in {recipe.steps} steps; checkpoints in {command.out}")
     with FolderLock(command.out):
         supernet = train_supernet(
-            space, command.corpus, recipe=recipe, out=command.out, device=command.device, from_scratch=True
+            space,
+            command.corpus,
+            recipe=recipe,
+            out=command.out,
+            device=command.device,
+            from_scratch=True,
         )
         largest, smallest = supernet.perplexities([space.largest, space.smallest], 8192)
     console.print(f"Perplexity: largest subnet {largest:.2f}, smallest {smallest:.2f}")
-    console.print(f"Supernet in {supernet.path}\nNext: nas.load_trained('{supernet.path}', '{command.corpus}', '{command.out}')")
+    console.print(
+        f"Supernet in {supernet.path}\nNext: nas.load_trained('{supernet.path}', '{command.corpus}', '{command.out}')"
+    )
 
 
 def profile_device(command: Profile) -> None:
@@ -65,10 +78,14 @@ def profile_device(command: Profile) -> None:
 
     workloads = [Objective.parse(text).workload for text in command.workloads]
     if any(workload is None for workload in workloads):
-        raise ValueError(f"expected workloads such as decode_ms[batch=1,context=128], got {list(command.workloads)}")
+        raise ValueError(
+            f"expected workloads such as decode_ms[batch=1,context=128], got {list(command.workloads)}"
+        )
     console = Console()
     with FolderLock(command.out):
-        supernet = train_supernet(preset(command.space), command.corpus, out=command.out, device=command.device)
+        supernet = train_supernet(
+            preset(command.space), command.corpus, out=command.out, device=command.device
+        )
         found = profile(
             supernet,
             device=command.device,
@@ -80,7 +97,14 @@ def profile_device(command: Profile) -> None:
             out=command.out,
         )
     table = Table(title=f"{device_name(command.device)}, {found.runtime}", title_justify="left")
-    for column in ("workload", "models", "records", "Kendall tau", "MAPE", "coverage of 90 % interval"):
+    for column in (
+        "workload",
+        "models",
+        "records",
+        "Kendall tau",
+        "MAPE",
+        "coverage of 90 % interval",
+    ):
         table.add_column(column)
     for workload, scores in found.quality.items():
         table.add_row(
@@ -103,7 +127,9 @@ def materialize_run(command: Materialize) -> None:
     front = _front(results, command.key)
     supernet = _supernet(command.run)
     with FolderLock(command.run):
-        winners = materialize(front, supernet, max_winners=len(front), out=command.out or command.run)
+        winners = materialize(
+            front, supernet, max_winners=len(front), out=command.out or command.run
+        )
     console = Console()
     for winner in winners:
         console.print(f"{winner.folder}: {winner.architecture}", soft_wrap=True)
@@ -122,7 +148,11 @@ def verify_run(command: Verify) -> None:
         winners = materialize(front, supernet, max_winners=len(front), out=command.run)
         (command.run / "verify.jsonl").unlink(missing_ok=True)
         report = verify(
-            winners, winners.runtime.device, rounds=command.rounds, compile=command.compile, out=command.run
+            winners,
+            winners.runtime.device,
+            rounds=command.rounds,
+            compile=command.compile,
+            out=command.run,
         )
         results |= {name: report.results[name] for name in ("baseline", "winners")}
         results["provenance"] |= report.results["provenance"]
@@ -145,7 +175,17 @@ def report_run(command: Report) -> None:
 def spaces() -> None:
     """``nas spaces``."""
     table = Table(title="Search spaces", title_justify="left")
-    for column in ("preset", "choices", "architectures", "parameters", "embed", "layers", "heads", "FFN ratio", "sparsity"):
+    for column in (
+        "preset",
+        "choices",
+        "architectures",
+        "parameters",
+        "embed",
+        "layers",
+        "heads",
+        "FFN ratio",
+        "sparsity",
+    ):
         table.add_column(column)
     for name in presets():
         space = preset(name)
@@ -156,7 +196,10 @@ def spaces() -> None:
             str(space.dim),
             f"{space.cardinality:.1e}",
             f"{low:.1f}-{high:.1f} M",
-            *(" ".join(f"{v:g}" for v in values) for values in (space.embed_dims, space.depths, space.num_heads, space.ffn_ratios)),
+            *(
+                " ".join(f"{v:g}" for v in values)
+                for values in (space.embed_dims, space.depths, space.num_heads, space.ffn_ratios)
+            ),
             "yes" if sparse else "preset(name, sparsity=True)",
         )
     console = Console()
@@ -178,18 +221,33 @@ def doctor() -> None:
         table.add_row("CUDA", device_name("cuda"))
     else:
         table.add_row("CUDA", "not found: --device cpu only")
-    table.add_row("compiled dense baseline", "yes" if shutil.which("c++") or shutil.which("g++") else
-                  "no C++ compiler: the dense baseline runs eager only; install g++")
+    table.add_row(
+        "compiled dense baseline",
+        "yes"
+        if shutil.which("c++") or shutil.which("g++")
+        else "no C++ compiler: the dense baseline runs eager only; install g++",
+    )
     from nas.training.precision import faster_dtype
 
-    table.add_row("training arithmetic", str(faster_dtype("auto", torch.device("cpu"))).removeprefix("torch."))
-    for module, purpose in (("triton", "GPU kernels (extra gpu)"), ("datasets", "hf: corpora (extra hf)"),
-                            ("pynvml", "GPU energy (extra gpu)"), ("optuna_dashboard", "live study page (extra dashboard)")):
+    table.add_row(
+        "training arithmetic", str(faster_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
+    )
+    for module, purpose in (
+        ("triton", "GPU kernels (extra gpu)"),
+        ("datasets", "hf: corpora (extra hf)"),
+        ("pynvml", "GPU energy (extra gpu)"),
+        ("optuna_dashboard", "live study page (extra dashboard)"),
+    ):
         found = importlib.util.find_spec(module) is not None
-        table.add_row(purpose, "yes" if found else f"no: pip install {module.replace('pynvml', 'nvidia-ml-py')}")
+        table.add_row(
+            purpose,
+            "yes" if found else f"no: pip install {module.replace('pynvml', 'nvidia-ml-py')}",
+        )
     try:
         info = supernet_info(embedded_path())
-        table.add_row("embedded supernet", f"{info['tokens']:,} training tokens, sha256 {info['sha256'][:12]}")
+        table.add_row(
+            "embedded supernet", f"{info['tokens']:,} training tokens, sha256 {info['sha256'][:12]}"
+        )
     except CheckpointError as error:
         table.add_row("embedded supernet", f"damaged: {error}")
     console.print(table)
@@ -199,7 +257,9 @@ def doctor() -> None:
 def _results(run: Path) -> dict[str, Any]:
     path = run / "results.json"
     if not path.exists():
-        raise ValueError(f"expected a finished run in {run}, found no results.json; run: nas search --out {run}")
+        raise ValueError(
+            f"expected a finished run in {run}, found no results.json; run: nas search --out {run}"
+        )
     from nas.deploy.report.schema import load
 
     return load(path)

@@ -1,7 +1,8 @@
 """The judge of a search: what one architecture scores on every objective.
 
-Perplexity is measured on the supernet, sizes and FLOPs are computed exactly, peak memory is measured on the extracted model, and latency is the
-mean of the profile's surrogate, marked as such: it becomes a measured value only in verification.
+Perplexity is measured on the supernet, sizes and FLOPs are computed exactly, peak memory is measured
+on the extracted model, and latency is the mean of the profile's surrogate, marked as such: it becomes
+a measured value only in verification.
 """
 
 from __future__ import annotations
@@ -107,7 +108,9 @@ def counted(
     if objective.metric == "flops":
         workload = objective.workload or DEFAULT_WORKLOAD
         return decode_flops(architecture, space.family, workload.context)
-    found: int = getattr(costs(architecture, space.family, profile.runtime.value_bytes), objective.metric)
+    found: int = getattr(
+        costs(architecture, space.family, profile.runtime.value_bytes), objective.metric
+    )
     return found
 
 
@@ -134,7 +137,9 @@ class _Predicted:
     def __call__(
         self, params: Sequence[Mapping[str, Any]]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        prediction = self.profile.predict(self.workload, [self.space.from_params(p) for p in params])
+        prediction = self.profile.predict(
+            self.workload, [self.space.from_params(p) for p in params]
+        )
         # The study is told the surrogate's mean, so the mean is what a new trial will score: the spread is what the device may add.
         return np.asarray(prediction.mean_n), np.asarray(prediction.std_n)
 
@@ -142,7 +147,8 @@ class _Predicted:
 def reference_point(evaluator: Evaluator) -> tuple[dict[str, float], dict[str, float]]:
     """Worst values that still count, and the ideal, of every objective, from the dense largest architecture.
 
-    A subnet counts if it costs no more than the dense model and at most doubles its perplexity. The ideal is 90 % of the dense perplexity at no cost.
+    A subnet counts if it costs no more than the dense model and at most doubles its perplexity. The
+    ideal is 90 % of the dense perplexity at no cost.
     """
     dense = evaluator(evaluator.supernet.space.largest)
     ref_point, ideal = {}, {}
@@ -152,4 +158,3 @@ def reference_point(evaluator: Evaluator) -> tuple[dict[str, float], dict[str, f
         ref_point[str(objective)] = 2.0 * value if is_perplexity else 1.001 * value
         ideal[str(objective)] = 0.9 * value if is_perplexity else 0.0
     return ref_point, ideal
-

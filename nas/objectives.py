@@ -72,8 +72,8 @@ class Objective:
         """Read ``metric`` or ``metric[batch=B,context=C]``; what is left out is batch=1, context=128.
 
         Raises:
-            ValueError: if the metric or a name in the brackets is unknown (the near ones are proposed), or a number is not a
-                positive integer.
+            ValueError: if the metric or a name in the brackets is unknown (the near ones are
+                proposed), or a number is not a positive integer.
         """
         match = _SPELLING.fullmatch(text) if isinstance(text, str) else None
         if match is None:
@@ -164,7 +164,8 @@ class Evaluation:
 
     Raises:
         TypeError: if a value is a Prediction or no number, or the provenance is not JSON.
-        ValueError: if a value is NaN, infinite or negative, a name is no objective, or one is given twice.
+        ValueError: if a value is NaN, infinite or negative, a name is no objective, or one is given
+            twice.
     """
 
     architecture: Architecture

@@ -25,7 +25,8 @@ class Hypervolume(float):
 
     Attributes:
         num_beyond: points that exceed ``ref_point`` in some objective and so add nothing.
-        num_clipped: points that were better than the ideal in some objective and were moved onto it (only when normalized).
+        num_clipped: points that were better than the ideal in some objective and were moved onto it
+            (only when normalized).
     """
 
     num_beyond: int
@@ -136,7 +137,8 @@ def hypervolume(Y_nm: npt.ArrayLike, ref_point_m: npt.ArrayLike) -> Hypervolume:
         ref_point_m: the worst values that still count.
 
     Returns:
-        The volume, with ``num_beyond``: the points that exceed ``ref_point_m`` somewhere (a point on it does not).
+        The volume, with ``num_beyond``: the points that exceed ``ref_point_m`` somewhere (a point
+        on it does not).
 
     Raises:
         ValueError: if a value is not finite or the shapes disagree.
@@ -163,11 +165,13 @@ def normalized_hypervolume(
 
     Args:
         Y_nm: n points, m objectives, minimized.
-        ideal_m: the best value of each objective; points better than it are moved onto it and counted in ``num_clipped``.
+        ideal_m: the best value of each objective; points better than it are moved onto it and
+            counted in ``num_clipped``.
         ref_point_m: the worst values that still count.
 
     Raises:
-        ValueError: if a value is not finite, the shapes disagree, or the ideal is not below ``ref_point_m`` everywhere.
+        ValueError: if a value is not finite, the shapes disagree, or the ideal is not below
+            ``ref_point_m`` everywhere.
     """
     points = _matrix(Y_nm)
     ideal, ref = np.asarray(ideal_m, dtype=np.float64), np.asarray(ref_point_m, dtype=np.float64)
@@ -198,10 +202,12 @@ class ParetoFront:
     Args:
         evaluations: measurements in any order; the dominated ones are left out of :attr:`evaluations`.
         objectives: what is minimized, in the order of the columns of :attr:`values_nm`.
-        ref_point: the worst values that still count, by objective or in their order; None when no hypervolume is asked for.
+        ref_point: the worst values that still count, by objective or in their order; None when no
+            hypervolume is asked for.
 
     Raises:
-        TypeError: if an evaluation is anything else, a Prediction above all: a guess never enters a front.
+        TypeError: if an evaluation is anything else, a Prediction above all: a guess never enters a
+            front.
         ValueError: if an evaluation lacks an objective, or ``ref_point`` does not fit the objectives.
     """
 

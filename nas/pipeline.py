@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import numpy as np
 from rich.console import Console
 
 from nas.deploy.materialize import materialize
-from nas.deploy.profile import DEFAULT_WORKLOAD, DeviceProfile, profile
+from nas.deploy.measure import check_workload
+from nas.deploy.profile import DEFAULT_WORKLOAD, MIN_ARCHITECTURES, DeviceProfile, profile
 from nas.deploy.runtime import check_device
 from nas.deploy.verify import verify
 from nas.files import FolderLock, write_json_atomic
 from nas.objectives import Objective
-from nas.search import DEFAULT_OBJECTIVES, DEFAULT_SAMPLER, search
+from nas.search_study import DEFAULT_OBJECTIVES, DEFAULT_SAMPLER, search
 from nas.searchers import samplers
 from nas.study import StudyResult
 from nas.training import TrainedSupernet, TrainingRecipe, train_supernet
@@ -75,27 +76,36 @@ class SearchRun:
         Raises:
             ValueError: naming the field, what was expected and the remedy.
         """
-        preset(self.space)
+        space = preset(self.space)
         check_device(self.device)
         goals = [Objective.parse(o) for o in self.objectives]
         if not 2 <= len(goals) <= 4 or len(set(goals)) != len(goals):
-            raise ValueError(f"expected two to four different objectives, got {list(self.objectives)}")
+            raise ValueError(
+                f"expected two to four different objectives, got {list(self.objectives)}"
+            )
+        for goal in goals:
+            check_workload(space.family, goal.workload)
         if self.sampler not in samplers():
             from nas.searchers import make_sampler
 
             make_sampler(self.sampler, seed=0)  # refuses and proposes near names
-        least = {"trials": 1, "workers": 1, "train_steps": 1, "profile_architectures": 12}
+        least = {"trials": 1, "workers": 1, "train_steps": 1, "threads": 1}
+        least["profile_architectures"] = MIN_ARCHITECTURES
         least |= {"perplexity_tokens": 1, "random_seeds": 0, "max_winners": 1, "seed": 0}
         for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"expected {name} of {low} or more, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"expected {name} of {low} or more, got {value}; raise it")
 
 
 # A finished folder may go on with more trials, winners or workers; everything else decides what its numbers mean.
 _MAY_CHANGE = ("out", "trials", "workers", "max_winners", "compile", "random_seeds")
+_DRAWN = ("report.html", "front.png")
 
 
-def run(config: SearchRun, *, command: str = "nas search", console: Console | None = None) -> dict[str, Any]:
+def run(
+    config: SearchRun, *, command: str = "nas search", console: Console | None = None
+) -> dict[str, Any]:
     """Do everything and write ``results.json``, ``report.html``, ``front.png`` and the winners to ``config.out``.
 
     Args:
@@ -118,19 +128,23 @@ def run(config: SearchRun, *, command: str = "nas search", console: Console | No
         _same_run(config)
         stages = _Stages(console)
         supernet = stages("supernet", lambda: _supernet(config))
+        # Only now: a corpus that cannot be read must not claim the folder. Training itself refuses another run's checkpoint.
+        write_json_atomic(config.out / "run.json", _json(config))
         inputs = {
             "config": _json(config),
             "supernet": supernet.info["sha256"],
             "corpus": supernet.corpus.fingerprint,
         }
         results = _finished(config.out, inputs)
+        is_finished = results is not None
         if results is None:
             results = _compute(config, supernet, stages)
             results |= {"command": command, "inputs": inputs}
             write_json_atomic(config.out / "results.json", results)
-            render(results, config.out)
         else:
             console.print("Nothing changed since this run finished: showing its results.")
+        if not is_finished or not all((config.out / name).exists() for name in _DRAWN):
+            render(results, config.out)
         print_report(View(results), console)
         _next_steps(config.out, console)
     return results
@@ -138,9 +152,15 @@ def run(config: SearchRun, *, command: str = "nas search", console: Console | No
 
 def _compute(config: SearchRun, supernet: TrainedSupernet, stages: _Stages) -> dict[str, Any]:
     goals = [Objective.parse(o) for o in config.objectives]
-    workloads = list(dict.fromkeys(o.workload for o in goals if o.metric in ("decode_ms", "prefill_ms") and o.workload))
+    workloads = list(
+        dict.fromkeys(
+            o.workload for o in goals if o.metric in ("decode_ms", "prefill_ms") and o.workload
+        )
+    )
     device = stages("profile", lambda: _profile(config, supernet, workloads or [DEFAULT_WORKLOAD]))
-    study = stages("search", lambda: _search(config, supernet, device, config.sampler, config.seed, "search"))
+    study = stages(
+        "search", lambda: _search(config, supernet, device, config.sampler, config.seed, "search")
+    )
     randoms = stages(
         "random search",
         lambda: [
@@ -157,7 +177,7 @@ def _compute(config: SearchRun, supernet: TrainedSupernet, stages: _Stages) -> d
             out=config.out,
         ),
     )
-    results = report.results
+    results: dict[str, Any] = report.results
     results["provenance"] |= {
         "seed": config.seed,
         "corpus": supernet.corpus.name,
@@ -177,7 +197,8 @@ def _compute(config: SearchRun, supernet: TrainedSupernet, stages: _Stages) -> d
         "ref_point": dict(zip(names, study.ref_point, strict=True)),
         "ideal": ideal,
         "surrogate": {
-            _metric(w): scores | {"interval_level": 0.9} for w, scores in zip(device.surrogates, device.quality.values(), strict=True)
+            _metric(w): scores | {"interval_level": 0.9}
+            for w, scores in zip(device.surrogates, device.quality.values(), strict=True)
         },
         "hypervolume": study.hypervolume_trace[-1],
         "hypervolume_trace": study.hypervolume_trace,
@@ -206,7 +227,8 @@ def _random_results(studies: list[StudyResult]) -> dict[str, Any]:
         "trace_mean": traces.mean(axis=0).tolist(),
         "trace_std": (traces.std(axis=0, ddof=1) if len(finals) > 1 else 0 * traces[0]).tolist(),
         "front": [
-            {"architecture": e.architecture.to_json(), "values": dict(e.values)} for e in best.front.evaluations
+            {"architecture": e.architecture.to_json(), "values": dict(e.values)}
+            for e in best.front.evaluations
         ],
     }
 
@@ -238,7 +260,9 @@ def _supernet(config: SearchRun) -> TrainedSupernet:
     )
 
 
-def _profile(config: SearchRun, supernet: TrainedSupernet, workloads: list[Workload]) -> DeviceProfile:
+def _profile(
+    config: SearchRun, supernet: TrainedSupernet, workloads: list[Workload]
+) -> DeviceProfile:
     return profile(
         supernet,
         device=config.device,
@@ -290,19 +314,46 @@ class _Stages:
 
 
 def _json(config: SearchRun) -> dict[str, Any]:
-    fields = asdict(config)
-    fields.pop("out")
-    return json.loads(json.dumps(fields, default=str))  # type: ignore[no-any-return]
+    values = asdict(config)
+    values.pop("out")
+    values["objectives"] = [str(Objective.parse(o)) for o in config.objectives]
+    stored: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return stored
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The ``run.json`` of a run: the fields of its :class:`SearchRun`, without ``out``.
+
+    Raises:
+        ValueError: if there is none, or it is damaged.
+    """
+    path = folder / "run.json"
+    expected = {field.name for field in fields(SearchRun)} - {"out"}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"expected a run of `nas search` in {folder}, found no run.json; run: nas search --out {folder}"
+        ) from None
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise ValueError(
+            f"expected {path} to be JSON, got {error}; use another --out, or delete the folder"
+        ) from error
+    if not isinstance(stored, dict) or set(stored) != expected or not _is_count(stored["trials"]):
+        raise ValueError(
+            f"expected the fields of a run in {path}, got {str(stored)[:80]}; use another --out, or delete the folder"
+        )
+    return stored
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _same_run(config: SearchRun) -> None:
-    path = config.out / "run.json"
     mine = _json(config)
-    if path.exists():
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"expected {path} to be JSON, got {error}; use another --out, or delete the folder") from error
+    if (config.out / "run.json").exists():
+        stored = read_run(config.out)
         changed = [k for k in mine if k not in _MAY_CHANGE and stored.get(k) != mine[k]]
         if changed:
             old = {k: stored.get(k) for k in changed}
@@ -310,25 +361,28 @@ def _same_run(config: SearchRun) -> None:
             raise ValueError(
                 f"expected the run that {config.out} holds ({old}), got {new}; use another --out, or delete the folder"
             )
-        if stored.get("trials", 0) > mine["trials"]:
+        if stored["trials"] > mine["trials"]:
             raise ValueError(
                 f"expected trials of {stored['trials']} or more (the study in {config.out} has them), got {mine['trials']}; "
                 "use another --out"
             )
-    write_json_atomic(path, mine)
 
 
 def _finished(out: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
-    path = out / "results.json"
-    if not path.exists() or not (out / "report.html").exists():
-        return None
+    from nas.deploy.report import ResultsError, load
+
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None  # damaged by someone else: everything it held can be made again from the stages' records
-    return results if isinstance(results, dict) and results.get("inputs") == inputs else None
+        results = load(out)
+    except (FileNotFoundError, ResultsError):
+        return None  # never written, or damaged: everything it held is made again from the stages' records
+    return results if results.get("inputs") == inputs else None
 
 
 def _next_steps(out: Path, console: Console) -> None:
-    console.print(f"\nResults in {out}: report.html (open in a browser), front.png, results.json, winners/")
-    console.print(f"Next: nas verify --run {out} (measure the winners again), or nas.load_gpt('{out}/winners/<key>')", soft_wrap=True)
+    console.print(
+        f"\nResults in {out}: report.html (open in a browser), front.png, results.json, winners/"
+    )
+    console.print(
+        f"Next: nas verify --run {out} (measure the winners again), or nas.load_gpt('{out}/winners/<key>')",
+        soft_wrap=True,
+    )

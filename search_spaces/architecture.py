@@ -26,8 +26,9 @@ _LAYER_FIELDS = (
 class LayerConfig:
     """One transformer layer.
 
-    A part that is dropped carries no description: its width is 0 and its sparsity ``dense``, and a low-rank adapter
-    exists only beside a sparse weight, so two configs are equal exactly when they are the same network.
+    A part that is dropped carries no description: its width is 0 and its sparsity ``dense``, and a
+    low-rank adapter exists only beside a sparse weight, so two configs are equal exactly when they
+    are the same network.
 
     Args:
         num_heads: attention heads; 0 when ``attention`` is False.
@@ -36,7 +37,8 @@ class LayerConfig:
         ffn: whether the FFN part is kept.
         attention_sparsity: sparsity of the q, k, v and output weights.
         ffn_sparsity: sparsity of the gate, up and down weights.
-        adapter_rank: rank of the low-rank adapter beside every sparse weight (SLoPe, 2405.16325, sec. 3.2); 0 for none.
+        adapter_rank: rank of the low-rank adapter beside every sparse weight (SLoPe, 2405.16325,
+            sec. 3.2); 0 for none.
 
     Raises:
         ValueError: if the fields contradict each other.
@@ -52,16 +54,26 @@ class LayerConfig:
 
     def __post_init__(self) -> None:
         for name in ("attention", "ffn"):
-            if not isinstance(getattr(self, name), bool):  # "False" is truthy: a known fault of string configs
-                raise ValueError(f"expected {name} to be True or False, got {getattr(self, name)!r}")
+            if not isinstance(
+                getattr(self, name), bool
+            ):  # "False" is truthy: a known fault of string configs
+                raise ValueError(
+                    f"expected {name} to be True or False, got {getattr(self, name)!r}"
+                )
         for name in ("num_heads", "adapter_rank"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"expected {name} to be an integer of 0 or more, got {value!r}")
         ratio = self.ffn_ratio
-        if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not math.isfinite(ratio):
+        if (
+            not isinstance(ratio, int | float)
+            or isinstance(ratio, bool)
+            or not math.isfinite(ratio)
+        ):
             raise ValueError(f"expected ffn_ratio to be a finite number, got {ratio!r}")
-        object.__setattr__(self, "ffn_ratio", float(ratio) + 0.0)  # one zero, not two: -0.0 has another JSON
+        object.__setattr__(
+            self, "ffn_ratio", float(ratio) + 0.0
+        )  # one zero, not two: -0.0 has another JSON
         for name in ("attention_sparsity", "ffn_sparsity"):
             object.__setattr__(self, name, _sparsity(getattr(self, name)))
         for part, width, name, sparsity in (
@@ -75,11 +87,7 @@ class LayerConfig:
                     f"expected {name}=0 and dense sparsity for a part that is dropped, got {width} and "
                     f"{sparsity}; LayerConfig.make() fills these in"
                 )
-        if (
-            self.adapter_rank
-            and self.attention_sparsity.is_dense
-            and self.ffn_sparsity.is_dense
-        ):
+        if self.adapter_rank and self.attention_sparsity.is_dense and self.ffn_sparsity.is_dense:
             raise ValueError(
                 f"expected adapter_rank=0 in a layer without sparse weights, got {self.adapter_rank}; "
                 "LayerConfig.make() fills this in"

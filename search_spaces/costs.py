@@ -51,7 +51,9 @@ def _layer_costs(
     dense = norm_params * (config.attention + config.ffn)
     dense += sum(s.adapter_params + (s.out_features if s.bias else 0) for s in shapes)
     weights = sum(s.out_features * s.in_features for s in shapes)
-    stored = sum(s.sparsity.stored_bytes(s.out_features, s.in_features, value_bytes) for s in shapes)
+    stored = sum(
+        s.sparsity.stored_bytes(s.out_features, s.in_features, value_bytes) for s in shapes
+    )
     heads = config.num_heads
     return _LayerCosts(
         params=dense + weights,
@@ -101,7 +103,8 @@ def costs(architecture: Architecture, family: Family, value_bytes: int = 4) -> C
 def decode_flops(architecture: Architecture, family: Family, context: int) -> int:
     """FLOPs of one new token of one sequence that already holds ``context`` tokens.
 
-    The linears cost two FLOPs a kept weight; the scores and the weighted sum cost ``4 (context + 1)`` a query feature.
+    The linears cost two FLOPs a kept weight; the scores and the weighted sum cost ``4 (context +
+    1)`` a query feature.
     """
     layers = _layers(architecture, family, 4)
     linear = family.vocab_size * architecture.embed_dim + sum(layer.macs for layer in layers)

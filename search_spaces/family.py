@@ -22,8 +22,10 @@ class Family:
         norm: ``layernorm`` (weight and bias) or ``rmsnorm`` (weight only).
         activation: ``gelu`` (up, down) or ``swiglu`` (gate, up, down).
         positions: ``learned`` absolute embeddings or ``rotary`` (Su et al., 2104.09864).
-        rotary_fraction: share of each head that rotates, in (0, 1] (GPT-NeoX uses 0.25, HW-GPT-Bench 0.5).
-        residual: ``sequential`` (GPT-2) or ``parallel`` (GPT-NeoX: attention and FFN read the same input).
+        rotary_fraction: share of each head that rotates, in (0, 1] (GPT-NeoX uses 0.25,
+            HW-GPT-Bench 0.5).
+        residual: ``sequential`` (GPT-2) or ``parallel`` (GPT-NeoX: attention and FFN read the same
+            input).
         queries_per_kv_head: query heads that share one key/value head; 1 is multi-head attention.
         tied_embeddings: whether the output layer is the token embedding.
 
@@ -62,7 +64,9 @@ class Family:
             raise ValueError(f"expected rotary_fraction in (0, 1], got {fraction!r}")
         object.__setattr__(self, "rotary_fraction", float(fraction))  # 1 and 1.0 are one family
         if not isinstance(self.tied_embeddings, bool):
-            raise ValueError(f"expected tied_embeddings to be True or False, got {self.tied_embeddings!r}")
+            raise ValueError(
+                f"expected tied_embeddings to be True or False, got {self.tied_embeddings!r}"
+            )
         if self.positions == "rotary" and (self.rotary_dim < 2 or self.rotary_dim % 2):
             raise ValueError(
                 f"expected an even number (2 or more) of rotary features, got {self.rotary_dim} "

@@ -21,12 +21,28 @@ _TINY = Family(vocab_size=2048, context_length=256, head_dim=32)
 
 _SPARSITIES = tuple(
     Sparsity.parse(text)
-    for text in ("dense", "2:4", "unstructured:0.50", "unstructured:0.80", "vector64:0.75", "block32:0.75")
+    for text in (
+        "dense",
+        "2:4",
+        "unstructured:0.50",
+        "unstructured:0.80",
+        "vector64:0.75",
+        "block32:0.75",
+    )
 )
-_TINY_ATTENTION = tuple(Sparsity.parse(t) for t in ("dense", "2:4", "unstructured:0.80", "vector32:0.75"))
+_TINY_ATTENTION = tuple(
+    Sparsity.parse(t) for t in ("dense", "2:4", "unstructured:0.80", "vector32:0.75")
+)
 _TINY_FFN = tuple(
     Sparsity.parse(t)
-    for t in ("dense", "2:4", "unstructured:0.80", "unstructured:0.90", "vector32:0.75", "block32:0.75")
+    for t in (
+        "dense",
+        "2:4",
+        "unstructured:0.80",
+        "unstructured:0.90",
+        "vector32:0.75",
+        "block32:0.75",
+    )
 )
 
 #          embed_dims          depths         num_heads    ffn_ratios
@@ -50,8 +66,9 @@ def preset(name: str, sparsity: bool | None = None) -> SearchSpace:
 
     Args:
         name: one of :func:`presets`.
-        sparsity: whether layers may choose sparsity, adapters, and to drop attention or FFN. By default yes for ``tiny`` and no
-            for the HW-GPT-Bench spaces, which then are exactly those of the paper.
+        sparsity: whether layers may choose sparsity, adapters, and to drop attention or FFN. By
+            default yes for ``tiny`` and no for the HW-GPT-Bench spaces, which then are exactly
+            those of the paper.
 
     Raises:
         ValueError: if the name is unknown; the nearest names are proposed.

@@ -63,7 +63,8 @@ class SearchSpace:
         adapter_ranks: rank of the adapters beside sparse weights, per layer.
 
     Raises:
-        ValueError: if a choice is empty, repeats a value, or allows an architecture that cannot be built.
+        ValueError: if a choice is empty, repeats a value, or allows an architecture that cannot be
+            built.
     """
 
     name: str
@@ -84,13 +85,19 @@ class SearchSpace:
         for name in (*_GLOBAL.values(), *_PER_LAYER.values()):
             _check_types(name, getattr(self, name))
             values = tuple(
-                Sparsity.parse(value) if name.endswith("sparsities") and isinstance(value, str) else value
+                Sparsity.parse(value)
+                if name.endswith("sparsities") and isinstance(value, str)
+                else value
                 for value in getattr(self, name)
             )
             if not values:
-                raise ValueError(f"expected one value or more for {name} in space {self.name!r}, got none")
+                raise ValueError(
+                    f"expected one value or more for {name} in space {self.name!r}, got none"
+                )
             if len(set(values)) != len(values):
-                raise ValueError(f"expected distinct values for {name} in space {self.name!r}, got {values}")
+                raise ValueError(
+                    f"expected distinct values for {name} in space {self.name!r}, got {values}"
+                )
             if name == "ffn_ratios":
                 values = tuple(float(value) for value in getattr(self, name))
             if not name.endswith("sparsities"):
@@ -154,7 +161,9 @@ class SearchSpace:
         known: dict[str, Value] = {}
         for choice in self.choices:
             if params[choice.name] not in choice.values:
-                raise ValueError(f"expected {choice.name} in {choice.values}, got {params[choice.name]!r}")
+                raise ValueError(
+                    f"expected {choice.name} in {choice.values}, got {params[choice.name]!r}"
+                )
             # The space's own value: 1 equals True and a NumPy integer equals an int, but they are not the same JSON.
             known[choice.name] = choice.values[choice.values.index(params[choice.name])]
 
@@ -167,12 +176,15 @@ class SearchSpace:
             for name in ("attention_sparsity", "ffn_sparsity"):
                 fields[name] = Sparsity.parse(fields[name])
             layers.append(LayerConfig.make(**fields))
-        return Architecture(int(value("embed_dim", "embed_dim")), tuple(layers), bool(value("bias", "bias")))
+        return Architecture(
+            int(value("embed_dim", "embed_dim")), tuple(layers), bool(value("bias", "bias"))
+        )
 
     def to_optuna(self) -> dict[str, tuple[Value, ...]]:
         """Slot name to its values: ``{n: CategoricalDistribution(v) for n, v in space.to_optuna().items()}``.
 
-        The slots are static (they do not depend on each other), because a model-based sampler sees only parameters that every trial has.
+        The slots are static (they do not depend on each other), because a model-based sampler sees
+        only parameters that every trial has.
         """
         return {choice.name: choice.values for choice in self.choices}
 
@@ -185,7 +197,9 @@ class SearchSpace:
             ValueError: if the architecture is not in the space.
         """
         params = self.to_params(architecture)
-        return np.array([(c.values.index(params[c.name]) + 0.5) / len(c.values) for c in self.choices])
+        return np.array(
+            [(c.values.index(params[c.name]) + 0.5) / len(c.values) for c in self.choices]
+        )
 
     def decode(self, point: npt.ArrayLike) -> Architecture:
         """Architecture of any point of the unit cube; equal bins, so that uniform points give uniform choices.
@@ -208,13 +222,16 @@ class SearchSpace:
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         """Draw every choice uniformly and independently (as Optuna's random sampler does)."""
-        return self.from_params({c.name: c.values[rng.integers(len(c.values))] for c in self.choices})
+        return self.from_params(
+            {c.name: c.values[rng.integers(len(c.values))] for c in self.choices}
+        )
 
     def neighbors(self, architecture: Architecture) -> list[Architecture]:
         """The architectures whose encodings differ from this one's in one coordinate: distinct, and neighbors of each other.
 
-        A slot that becomes active starts at its first value, so it must hold its first value before it can become inactive: a
-        layer, for example, is left out only once all its choices are at their first values.
+        A slot that becomes active starts at its first value, so it must hold its first value before
+        it can become inactive: a layer, for example, is left out only once all its choices are at
+        their first values.
         """
         params = self.to_params(architecture)
         found = []
@@ -316,10 +333,16 @@ class SearchSpace:
         """
         expected = {"name", "family", *_GLOBAL.values(), *_PER_LAYER.values()}
         if not isinstance(fields, dict) or set(fields) != expected:
-            raise ValueError(f"expected a search space with the fields {sorted(expected)}, got {fields!r}")
+            raise ValueError(
+                f"expected a search space with the fields {sorted(expected)}, got {fields!r}"
+            )
         values = {k: v for k, v in fields.items() if k not in ("name", "family")}
-        if not isinstance(fields["name"], str) or not all(isinstance(v, list) for v in values.values()):
-            raise ValueError(f"expected a name and lists of values for a search space, got {fields!r}")
+        if not isinstance(fields["name"], str) or not all(
+            isinstance(v, list) for v in values.values()
+        ):
+            raise ValueError(
+                f"expected a name and lists of values for a search space, got {fields!r}"
+            )
         lists = {k: tuple(v) for k, v in values.items()}
         return cls(name=fields["name"], family=Family.from_json(fields["family"]), **lists)
 
@@ -335,7 +358,9 @@ class SearchSpace:
             for ratio, sparsity in itertools.product(self.ffn_ratios, self.ffn_sparsities)
             if True in self.ffn
         ] + ([(False, 0.0, DENSE)] if False in self.ffn else [])
-        for (keep_a, heads, sparse_a), (keep_f, ratio, sparse_f) in itertools.product(attention, ffn):
+        for (keep_a, heads, sparse_a), (keep_f, ratio, sparse_f) in itertools.product(
+            attention, ffn
+        ):
             is_dense = sparse_a.is_dense and sparse_f.is_dense
             for rank in (0,) if is_dense else self.adapter_ranks:
                 yield LayerConfig(heads, ratio, keep_a, keep_f, sparse_a, sparse_f, rank)
@@ -350,7 +375,10 @@ class SearchSpace:
         for index, layer in enumerate(architecture.layers):
             used: dict[str, Value] = {"attention": layer.attention, "ffn": layer.ffn}
             if layer.attention:
-                used |= {"num_heads": layer.num_heads, "attention_sparsity": str(layer.attention_sparsity)}
+                used |= {
+                    "num_heads": layer.num_heads,
+                    "attention_sparsity": str(layer.attention_sparsity),
+                }
             if layer.ffn:
                 used |= {"ffn_ratio": layer.ffn_ratio, "ffn_sparsity": str(layer.ffn_sparsity)}
             if not (layer.attention_sparsity.is_dense and layer.ffn_sparsity.is_dense):
@@ -366,10 +394,14 @@ class SearchSpace:
             ("bias", architecture.bias, self.biases),
         ):
             if value not in allowed:
-                raise ValueError(f"expected {name} in {allowed} for space {self.name!r}, got {value}")
+                raise ValueError(
+                    f"expected {name} in {allowed} for space {self.name!r}, got {value}"
+                )
         for index, layer in enumerate(architecture.layers):
             if layer not in options:
-                raise ValueError(f"expected layer {index} to be one of space {self.name!r}'s, got {layer}")
+                raise ValueError(
+                    f"expected layer {index} to be one of space {self.name!r}'s, got {layer}"
+                )
 
     @cached_property
     def _layer_set(self) -> frozenset[LayerConfig]:

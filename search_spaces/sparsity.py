@@ -31,9 +31,7 @@ VECTOR_SIZES = (32, 64, 128)
 N_OF_M = ((2, 4), (1, 4), (2, 8), (1, 8))
 INDEX_BYTES = 4  # row pointers and column indices are int32 in every stored format
 
-_SPELLINGS = (
-    "dense, N:M (2:4, 1:4, 2:8, 1:8), unstructured:0.80, block{16,32,64}:0.75, vector{32,64,128}:0.80"
-)
+_SPELLINGS = "dense, N:M (2:4, 1:4, 2:8, 1:8), unstructured:0.80, block{16,32,64}:0.75, vector{32,64,128}:0.80"
 
 
 @dataclass(frozen=True, order=True)
@@ -116,7 +114,9 @@ class Sparsity:
         # Two decimals is the house spelling; a finer level keeps every digit it needs to be read back equal.
         level = f"{self.level:.2f}"
         if float(level) != self.level:
-            level = f"{Decimal(repr(self.level)):f}"  # digits alone: 1e-05 is no spelling of a level
+            level = (
+                f"{Decimal(repr(self.level)):f}"  # digits alone: 1e-05 is no spelling of a level
+            )
         return f"{self.pattern}{self.size or ''}:{level}"
 
     @property
@@ -176,8 +176,9 @@ class Sparsity:
     def stored_bytes(self, out_features: int, in_features: int, value_bytes: int) -> int:
         """Exact bytes of the stored weight matrix.
 
-        Formats: dense; CSR for unstructured (int32 indices and row pointers); BSR for blocks; values plus one column index
-        per kept vector; values plus ``log2 M`` bits of position per kept weight for N:M.
+        Formats: dense; CSR for unstructured (int32 indices and row pointers); BSR for blocks;
+            values plus one column index per kept vector; values plus ``log2 M`` bits of position
+            per kept weight for N:M.
 
         Args:
             out_features: rows of the matrix.

@@ -12,8 +12,9 @@ Phase = Literal["decode", "prefill"]
 class Workload:
     """One phase of generation at a batch size and a context length.
 
-    ``decode`` is one step: one new token for each of ``batch`` sequences that already hold ``context`` tokens in the
-    KV cache. ``prefill`` is one forward pass over ``batch`` prompts of ``context`` tokens.
+    ``decode`` is one step: one new token for each of ``batch`` sequences that already hold
+    ``context`` tokens in the KV cache. ``prefill`` is one forward pass over ``batch`` prompts of
+    ``context`` tokens.
 
     Args:
         phase: ``decode`` or ``prefill``.

@@ -40,13 +40,18 @@ def sample_results(
     dense = _measured(space.largest, space, names)
     found = [_thin(space, rng) for _ in range(max(num_trials, 4 * num_winners))]
     values = [_searched(a, space, names) for a in found]
-    order = sorted(_front_first(values, names)[: 2 * num_winners], key=lambda i: values[i]["perplexity"])
+    order = sorted(
+        _front_first(values, names)[: 2 * num_winners], key=lambda i: values[i]["perplexity"]
+    )
     picked = order[::2]
     trace = np.maximum.accumulate(0.62 * (1 - np.exp(-np.arange(1, num_trials + 1) / 14)))
     random_trace = 0.53 * (1 - np.exp(-np.arange(1, num_trials + 1) / 18))
     random_found = [_thin(space, rng) for _ in range(num_trials)]
     random_values = [
-        {n: v * 1.12 if n != "perplexity" else v * 1.05 for n, v in _searched(a, space, names).items()}
+        {
+            n: v * 1.12 if n != "perplexity" else v * 1.05
+            for n, v in _searched(a, space, names).items()
+        }
         for a in random_found
     ]
     return {
@@ -71,7 +76,13 @@ def sample_results(
         "objectives": [{"name": n, "unit": UNITS[n], "direction": "minimize"} for n in names],
         "ref_point": {n: 2 * dense[n] for n in names},
         "surrogate": {
-            n: {"num_records": 48, "kendall_tau": 0.93, "mape": 0.034, "coverage": 0.91, "interval_level": 0.9}
+            n: {
+                "num_records": 48,
+                "kendall_tau": 0.93,
+                "mape": 0.034,
+                "coverage": 0.91,
+                "interval_level": 0.9,
+            }
             for n in names
             if n.endswith("]")
         },
@@ -86,7 +97,9 @@ def sample_results(
         "random_search": {
             "hypervolume": float(random_trace[-1]),
             "std": 0.012,
-            "hypervolumes": [float(random_trace[-1] + d) for d in (-0.015, -0.006, 0.0, 0.006, 0.015)],
+            "hypervolumes": [
+                float(random_trace[-1] + d) for d in (-0.015, -0.006, 0.0, 0.006, 0.015)
+            ],
             "trace_mean": random_trace.tolist(),
             "trace_std": (0.03 * np.exp(-np.arange(num_trials) / 30) + 0.008).tolist(),
             "front": [
@@ -95,7 +108,8 @@ def sample_results(
             ],
         },
         "trials": [
-            {"number": i, "architecture": found[i].to_json(), "values": values[i]} for i in range(num_trials)
+            {"number": i, "architecture": found[i].to_json(), "values": values[i]}
+            for i in range(num_trials)
         ],
         "winners": [
             _winner(found[i], values[i], dense, space, names, rank, num_winners)
@@ -104,9 +118,41 @@ def sample_results(
     }
 
 
+def sample_cases() -> dict[str, dict[str, Any]]:
+    """Every shape that results may have, by name."""
+    found = {f"{n} objectives": sample_results(n) for n in (2, 3, 4)}
+    found["one winner"] = sample_results(3, 1)
+    found["30 winners"] = sample_results(4, 30, 120)
+    found["no winner"] = sample_results(3, 0)
+    found["nothing optional"] = bare = sample_results(3, 3)
+    for name in (
+        "command",
+        "provenance",
+        "ref_point",
+        "surrogate",
+        "hypervolume",
+        "hypervolume_trace",
+    ):
+        del bare[name]
+    del bare["random_search"], bare["trials"], bare["baseline"]["path"], bare["baseline"]["paths"]
+    for winner in bare["winners"]:
+        for name in ("label", "speedup", "perplexity_ratio", "size_ratio", "checks", "sample"):
+            winner.pop(name, None)
+    found["huge numbers"] = huge = sample_results(3, 4)
+    for row in [t["values"] for t in huge["trials"][:9]] + [huge["winners"][0]["measured"]]:
+        row["perplexity"] = 1e30
+        row["weight_bytes"] = 1e21
+    huge["winners"][1]["speedup"] = 123456789.0
+    huge["provenance"]["seed"] = 2**200
+    found["gpt-m"] = sample_results(3, 4, 12, space=preset("gpt-m", sparsity=True))
+    return found
+
+
 def _thin(space: SearchSpace, rng: np.random.Generator) -> Architecture:
     # Uniform samples drop half of all parts; the best of three by weight is closer to what a search proposes.
-    return max((space.sample(rng) for _ in range(3)), key=lambda a: costs(a, space.family).weight_bytes)
+    return max(
+        (space.sample(rng) for _ in range(3)), key=lambda a: costs(a, space.family).weight_bytes
+    )
 
 
 def _searched(architecture: Architecture, space: SearchSpace, names: list[str]) -> dict[str, float]:
@@ -124,7 +170,9 @@ def _searched(architecture: Architecture, space: SearchSpace, names: list[str]) 
 
 def _measured(architecture: Architecture, space: SearchSpace, names: list[str]) -> dict[str, float]:
     values = _searched(architecture, space, names)
-    wobble = 1 + 0.03 * np.sin(int(architecture.key[:6], 16))  # deterministic, different for every architecture
+    wobble = 1 + 0.03 * np.sin(
+        int(architecture.key[:6], 16)
+    )  # deterministic, different for every architecture
     return {n: v * (wobble if n.endswith("]") else 1.0) for n, v in values.items()} | {
         "weight_bytes": float(costs(architecture, space.family).weight_bytes),
         "peak_memory_bytes": 2.1e7 + 1.3 * costs(architecture, space.family).weight_bytes,
@@ -146,7 +194,12 @@ def _winner(
         measured[DECODE] *= 1.25
     width = {n: 0.045 if n.endswith("]") else 0.0 for n in names}
     predicted = {
-        n: {"mean": values[n], "low": values[n] * (1 - width[n]), "high": values[n] * (1 + width[n])} for n in names
+        n: {
+            "mean": values[n],
+            "low": values[n] * (1 - width[n]),
+            "high": values[n] * (1 + width[n]),
+        }
+        for n in names
     }
     checks = [
         {

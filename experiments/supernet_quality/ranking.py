@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ def rank(
 ) -> dict[str, Any]:
     """Train the supernet and each architecture alone with the same recipe, and correlate their perplexities.
 
-    Every step of the supernet visits the largest, the smallest and random subnets; a step of a lone architecture visits only it. Both read
-    ``recipe.tokens`` tokens. Finished trainings are kept in ``out/trained.jsonl``.
+    Every step of the supernet visits the largest, the smallest and random subnets; a step of a lone
+    architecture visits only it. Both read ``recipe.tokens`` tokens. Finished trainings are kept in
+    ``out/trained.jsonl``.
 
     Returns:
         Kendall tau, its value among architectures of equal width, and the pairs.
@@ -50,17 +52,17 @@ def rank(
             continue
         print(f"alone {number + 1}/{num_architectures}: {architecture}", flush=True)
         alone = Supernet(only(space, architecture), recipe.seed)
-        train(alone, corpus.train_tokens, recipe, subnets=lambda _, a=architecture: [a])
+        train(alone, corpus.train_tokens, recipe, subnets=partial(_always, architecture))
         perplexity = supernet_perplexities(alone, [architecture], tokens)[0]
         done[architecture.key] = _keep(path, {"name": architecture.key, "perplexity": perplexity})
-    inherited = np.array(done["supernet"]["perplexities"])
+    shared = np.array(done["supernet"]["perplexities"])
     trained = np.array([done[a.key]["perplexity"] for a in architectures])
     return {
-        "kendall_tau": kendall_tau(inherited, trained),
+        "kendall_tau": kendall_tau(shared, trained),
         "tokens": recipe.tokens,
         "pairs": [
             {"architecture": str(a), "inherited": float(i), "alone": float(t)}
-            for a, i, t in zip(architectures, inherited, trained, strict=True)
+            for a, i, t in zip(architectures, shared, trained, strict=True)
         ],
     }
 
@@ -78,6 +80,10 @@ def only(space: SearchSpace, architecture: Architecture) -> SearchSpace:
         num_heads=tuple(sorted(heads)),
         ffn_ratios=tuple(sorted(ratios)),
     )
+
+
+def _always(architecture: Architecture, step: int) -> list[Architecture]:
+    return [architecture]
 
 
 def _keep(path: Path, record: dict[str, Any]) -> dict[str, Any]:

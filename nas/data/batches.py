@@ -57,10 +57,11 @@ class TokenBatches:
 
 
 def validation_batch(tokens: Tokens, context: int, num_tokens: int) -> torch.Tensor:
-    """Return fixed consecutive windows that predict each token once, from the first on.
+    """Return fixed windows spread evenly over a held-out text, no token predicted twice.
 
-    Window i holds tokens i*T to i*T + T inclusive: neighbors share one token, the last target of one and the first
-    input of the next.
+    The text is cut into consecutive windows of T targets, and every k-th is taken: the first files
+    of a text are no fair sample of it. When all windows are wanted, neighbors share one token, the
+    last target of one and the first input of the next.
 
     Args:
         tokens: [N] held-out token ids.
@@ -74,8 +75,10 @@ def validation_batch(tokens: Tokens, context: int, num_tokens: int) -> torch.Ten
         ValueError: fewer than T+1 tokens.
     """
     _check_window(tokens, context)
-    num_windows = max(1, min(num_tokens, len(tokens) - 1) // context)
-    return _windows(tokens, np.arange(num_windows, dtype=np.int64) * context, context)
+    available = (len(tokens) - 1) // context
+    wanted = max(1, min(num_tokens // context, available))
+    chosen = np.arange(wanted, dtype=np.int64) * available // wanted
+    return _windows(tokens, chosen * context, context)
 
 
 def _check_window(tokens: Tokens, context: int) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nas.deploy.measure import Timing, prepare, time_step
@@ -58,7 +57,8 @@ def measure_dense_paths(
         workload: what to time.
         device: ``cpu`` or ``cuda``.
         threads: of one operator; by default one thread and all cores are both tried.
-        compile: whether to try ``torch.compile`` on the fastest eager path (half a minute when its cache is cold).
+        compile: whether to try ``torch.compile`` on the fastest eager path (half a minute when its
+            cache is cold).
         seconds: of timed calls per path.
     """
     cores = available_threads()
@@ -69,7 +69,9 @@ def measure_dense_paths(
             runtime = Runtime(device, dtype, count)  # type: ignore[arg-type]
             if dtype not in found.models:
                 largest = supernet.space.largest
-                found.models[dtype] = extract(supernet, largest, dtype=runtime.torch_dtype).to(device)
+                found.models[dtype] = extract(supernet, largest, dtype=runtime.torch_dtype).to(
+                    device
+                )
             _add(found, runtime, workload, seconds)
     if compile:
         best = found.fastest()

@@ -84,8 +84,10 @@ def materialize(
     Args:
         front: of a search.
         supernet: it was searched with.
-        max_winners: most models to build; of a larger front, those that together span the most hypervolume.
-        out: folder that receives one ``winners/<key>/model.json`` (and safetensors) each; None stores nothing.
+        max_winners: most models to build; of a larger front, those that together span the most
+            hypervolume.
+        out: folder that receives one ``winners/<key>/model.json`` (and safetensors) each; None
+            stores nothing.
 
     Returns:
         The winners, fastest claim first where latency is an objective.
@@ -94,10 +96,14 @@ def materialize(
         ValueError: if the front is empty or does not come from a search of this project.
     """
     if not len(front):
-        raise ValueError("expected a front with one architecture or more, got an empty one; run more trials")
+        raise ValueError(
+            "expected a front with one architecture or more, got an empty one; run more trials"
+        )
     chosen = select(front, max_winners)
     if any("claims" not in e.provenance for e in chosen):
-        raise ValueError("expected evaluations of nas.search, got others; they hold no claims to verify")
+        raise ValueError(
+            "expected evaluations of nas.search, got others; they hold no claims to verify"
+        )
     runtime = Runtime(**chosen[0].provenance["runtime"])
     masks = MaskCache()
     winners = []
@@ -108,7 +114,11 @@ def materialize(
         folder = None
         if out is not None:
             folder = Path(out) / "winners" / evaluation.architecture.key
-            save_gpt(model, folder / "model.json", {"claims": evaluation.to_json()["provenance"]["claims"]})
+            save_gpt(
+                model,
+                folder / "model.json",
+                {"claims": evaluation.to_json()["provenance"]["claims"]},
+            )
             supernet.corpus.tokenizer.save(str(folder / "tokenizer.json"))
         winners.append(Winner(evaluation, model, folder))
     num_tokens = chosen[0].fidelity or 8192
@@ -116,9 +126,10 @@ def materialize(
 
 
 def select(front: ParetoFront, number: int) -> list[Evaluation]:
-    """At most ``number`` members, added one by one where each adds the most hypervolume, in order of the second objective.
+    """At most ``number`` members, added one by one where each adds the most hypervolume; in order of the latency, if there is one.
 
-    Greedy selection is within 1 - 1/e of the best subset (Nemhauser et al., 1978). Members beyond the reference point add none and come last.
+    Greedy selection is within 1 - 1/e of the best subset (Nemhauser et al., 1978). Members beyond
+    the reference point add none and come last.
     """
     Y = np.array(front.values_nm)
     ref = np.array(front.ref_point) if front.ref_point is not None else 1.01 * Y.max(axis=0) + 1e-9
@@ -127,6 +138,6 @@ def select(front: ParetoFront, number: int) -> list[Evaluation]:
         rest = [i for i in range(len(Y)) if i not in chosen]
         gains = [float(hypervolume(Y[[*chosen, i]] / ref, np.ones(len(ref)))) for i in rest]
         chosen.append(rest[int(np.argmax(gains))])
-    column = 1 if Y.shape[1] > 1 else 0
+    metrics = [o.metric for o in front.objectives]
+    column = next((metrics.index(m) for m in ("decode_ms", "prefill_ms") if m in metrics), 0)
     return [front.evaluations[i] for i in sorted(chosen, key=lambda i: float(Y[i, column]))]
-

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_iter
 
 from nas.deploy.runtime import Runtime
 from nas.model import GPT
-from search_spaces import Workload
+from search_spaces import Family, Workload
 
 
 @dataclass(frozen=True)
@@ -40,33 +40,55 @@ class Timing:
         """Summarize repeats."""
         ordered = sorted(times_ms)
         last = len(ordered) - 1
-        return cls(statistics.median(ordered), ordered[round(0.2 * last)], ordered[round(0.8 * last)], len(ordered))
+        return cls(
+            statistics.median(ordered),
+            ordered[round(0.2 * last)],
+            ordered[round(0.8 * last)],
+            len(ordered),
+        )
+
+
+def cache_tokens(workload: Workload) -> int:
+    """Tokens per sequence that the KV cache has to hold: a decode step adds one to the context."""
+    return workload.context + (workload.phase == "decode")
+
+
+def check_workload(family: Family, workload: Workload | None) -> None:
+    """Refuse a workload that is longer than the models' context.
+
+    Raises:
+        ValueError: naming the longest that fits.
+    """
+    if workload is not None and cache_tokens(workload) > family.context_length:
+        raise ValueError(
+            f"expected a workload of at most {family.context_length} tokens, got {workload} which needs "
+            f"{cache_tokens(workload)}; use a shorter context"
+        )
 
 
 def step_function(model: GPT, workload: Workload) -> Callable[[], Tensor]:
     """A call that performs the workload once.
 
-    Decode resets the cache to ``context`` tokens and reads one more per sequence; prefill reads the prompts into an empty cache.
+    Decode resets the cache to ``context`` tokens and reads one more per sequence; prefill reads the
+    prompts into an empty cache.
 
     Raises:
         ValueError: if the workload is longer than the model's context.
     """
-    limit = model.family.context_length
-    needed = workload.context + (workload.phase == "decode")
-    if needed > limit:
-        raise ValueError(
-            f"expected a workload of at most {limit} tokens, got {workload} which needs {needed}; use a shorter context"
-        )
+    check_workload(model.family, workload)
     device = model.embedding.device
     generator = torch.Generator().manual_seed(0)
     length = 1 if workload.phase == "decode" else workload.context
-    tokens = torch.randint(model.family.vocab_size, (workload.batch, length), generator=generator).to(device)
-    cache = model.make_cache(workload.batch, needed)
+    tokens = torch.randint(
+        model.family.vocab_size, (workload.batch, length), generator=generator
+    ).to(device)
+    cache = model.make_cache(workload.batch, cache_tokens(workload))
     start = workload.context if workload.phase == "decode" else 0
 
     def step() -> Tensor:
         cache.length = start
-        return model(tokens, cache)
+        logits: Tensor = model(tokens, cache)
+        return logits
 
     return step
 
@@ -141,8 +163,8 @@ def time_calls(
 def measure_peak_memory(model: GPT, workload: Workload, runtime: Runtime) -> int:
     """Most bytes held in tensors at once during a workload: weights, KV cache, activations and rebuilt weights.
 
-    On CUDA the allocator's own maximum; on the CPU the live storages counted operator by operator. Scratch memory inside a library call is
-    not seen there.
+    On CUDA the allocator's own maximum; on the CPU the live storages counted operator by operator.
+    Scratch memory inside a library call is not seen there.
     """
     step = step_function(model, workload)
     with runtime.active():
@@ -153,17 +175,19 @@ def measure_peak_memory(model: GPT, workload: Workload, runtime: Runtime) -> int
             step()
             torch.cuda.synchronize()
             return int(torch.cuda.max_memory_allocated())
-        held = model.weight_bytes() + model.make_cache(workload.batch, workload.context + 1).num_bytes
+        held = (
+            model.weight_bytes() + model.make_cache(workload.batch, cache_tokens(workload)).num_bytes
+        )
         with _LiveStorages() as live:
             step()
-        return held + live.peak_bytes
+        return int(held + live.peak_bytes)
 
 
 class _LiveStorages(TorchDispatchMode):
     """Sum of the storages that operators allocated inside the block and that are still alive, and its maximum."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = self.peak_bytes = 0
         self._known: set[int] = set()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from nas.deploy.baseline import DensePaths, measure_dense_paths
-from nas.deploy.measure import Timing, measure_latency
-from nas.deploy.runtime import Runtime, check_device, provenance
+from nas.deploy.measure import Timing, check_workload, measure_latency
+from nas.deploy.runtime import Runtime, check_device, device_name, provenance
 from nas.files import PathLike, append_jsonl, read_jsonl, write_json_atomic
 from nas.model import GPT, MaskCache, extract
 from nas.training import TrainedSupernet
@@ -21,6 +24,7 @@ from search_spaces import Architecture, SearchSpace, Workload
 from surrogates import LatencySurrogate, Prediction
 
 DEFAULT_WORKLOAD = Workload("decode", 1, 128)
+MIN_ARCHITECTURES = 16
 
 
 @dataclass
@@ -49,8 +53,21 @@ class DeviceProfile:
         """
         if workload not in self.surrogates:
             known = ", ".join(str(w) for w in self.surrogates)
-            raise ValueError(f"expected one of the profiled workloads ({known}), got {workload}; profile it first")
+            raise ValueError(
+                f"expected one of the profiled workloads ({known}), got {workload}; profile it first"
+            )
         return self.surrogates[workload].predict(architectures)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits; equal ones mean the same records, and so the same surrogates."""
+        names, runtime = {str(w) for w in self.surrogates}, self.runtime.to_json()
+        rows = sorted(
+            (r["key"], r["workload"], r["round"], r["median_ms"])
+            for r in self.records
+            if r["workload"] in names and r["runtime"] == runtime
+        )
+        return hashlib.sha256(json.dumps([runtime, rows]).encode()).hexdigest()[:16]
 
 
 def profile(
@@ -68,8 +85,9 @@ def profile(
 ) -> DeviceProfile:
     """Measure real models of a space on a device and fit a latency surrogate per workload.
 
-    Every architecture is measured once in each round; the rounds lie apart in time, so their spread holds the machine's drift. With ``out``
-    every record is on disk before the next is taken, and a killed profile goes on where it stopped.
+    Every architecture is measured once in each round; the rounds lie apart in time, so their spread
+    holds the machine's drift. With ``out`` every record is on disk before the next is taken, and a
+    killed profile goes on where it stopped.
 
     Args:
         supernet: the weights.
@@ -78,7 +96,8 @@ def profile(
         workloads: what to time.
         num_architectures: models to measure, largest and smallest included.
         rounds: measurements of each.
-        threads: of one operator on the CPU; by default whichever of one and all cores runs the dense model faster.
+        threads: of one operator on the CPU; by default whichever of one and all cores runs the
+            dense model faster.
         seed: of the draw.
         out: folder for ``profile.jsonl`` and ``profile.json``; None keeps nothing.
         progress: whether to show a progress bar.
@@ -87,12 +106,24 @@ def profile(
         The fitted profile.
 
     Raises:
-        ValueError: if the device is absent, a workload is too long for the models, or there are too few architectures.
+        ValueError: if the device is absent, a workload is too long for the models, or there are too
+            few architectures.
     """
     check_device(device)
+    if num_architectures < MIN_ARCHITECTURES:
+        raise ValueError(
+            f"expected num_architectures of {MIN_ARCHITECTURES} or more, got {num_architectures}; "
+            "cross-validation fits the surrogate to four fifths of them"
+        )
     space = supernet.space if space is None else space
+    if not workloads:
+        raise ValueError(f"expected one workload or more, got none; pass {DEFAULT_WORKLOAD}")
+    for workload in workloads:
+        check_workload(space.family, workload)
     path = None if out is None else Path(out) / "profile.jsonl"
-    records = read_jsonl(path) if path is not None and path.exists() else []
+    # What another processor took says nothing about this one, nor do the models of another space.
+    mine = {"device": device_name(device), "space": space.fingerprint}
+    records = [r for r in _read_records(path) if all(r[k] == v for k, v in mine.items())]
     runtime, paths = _runtime(supernet, workloads[0], device, threads, records)
     architectures = profile_architectures(space, num_architectures, seed)
     done = {
@@ -113,7 +144,7 @@ def profile(
                             supernet.model, architecture, dtype=runtime.torch_dtype, masks=masks
                         ).to(device)
                     timing = measure_latency(models[architecture.key], workload, runtime)
-                    record = _record(architecture, workload, number, timing, runtime, paths)
+                    record = _record(architecture, workload, number, timing, runtime, paths) | mine
                     if path is not None:
                         append_jsonl(path, record)
                     records.append(record)
@@ -143,7 +174,9 @@ def fit_profile(
         rows: dict[str, tuple[Architecture, dict[int, float]]] = {}
         for record in records:
             if record["workload"] == str(workload) and record["runtime"] == runtime.to_json():
-                entry = rows.setdefault(record["key"], (Architecture.from_json(record["architecture"]), {}))
+                entry = rows.setdefault(
+                    record["key"], (Architecture.from_json(record["architecture"]), {})
+                )
                 entry[1][record["round"]] = record["median_ms"]
         last = max((number for _, times in rows.values() for number in times), default=-1)
         repeats = np.full((len(rows), last + 1), np.nan)
@@ -154,9 +187,10 @@ def fit_profile(
         surrogate.fit([architecture for architecture, _ in rows.values()], repeats_nr=repeats)
         surrogates[workload] = surrogate
         scores = surrogate.cross_validate(5)
-        quality[str(workload)] = {"num_records": int(np.isfinite(repeats).sum()), "num_architectures": len(rows)} | {
-            name: round(value, 5) for name, value in scores.items()
-        }
+        quality[str(workload)] = {
+            "num_records": int(np.isfinite(repeats).sum()),
+            "num_architectures": len(rows),
+        } | {name: round(value, 5) for name, value in scores.items()}
     return DeviceProfile(runtime, surrogates, quality, list(records), dict(paths or {}))
 
 
@@ -184,14 +218,43 @@ def _runtime(
     threads: int | None,
     records: list[dict[str, Any]],
 ) -> tuple[Runtime, dict[str, Any]]:
-    """The runtime of earlier records if there are any of this device, else the fastest eager dense path."""
+    """The runtime of the latest earlier record of this device, else the fastest eager dense path."""
     for record in reversed(records):
         earlier = Runtime(**record["runtime"])
-        same = record["device"] == provenance(earlier)["device"] and earlier.device == device
-        if same and threads in (None, earlier.threads):
+        if threads in (None, earlier.threads):
             return earlier, record["dense_paths_ms"]
-    found: DensePaths = measure_dense_paths(supernet.model, workload, device, threads=threads, compile=False)
+    found: DensePaths = measure_dense_paths(
+        supernet.model, workload, device, threads=threads, compile=False
+    )
     return found.fastest(), found.to_json()
+
+
+def _read_records(path: Path | None) -> list[dict[str, Any]]:
+    """Records of earlier runs, each whole.
+
+    Raises:
+        ValueError: naming the first line that is damaged.
+    """
+    records = [] if path is None else read_jsonl(path)
+    for number, record in enumerate(records, start=1):
+        try:
+            ms, fields = record["median_ms"], set(record["runtime"])
+            is_whole = (
+                {"device", "space", "dense_paths_ms"} <= set(record)
+                and fields == set(Runtime.__dataclass_fields__)
+                and isinstance(record["round"], int)
+                and isinstance(record["workload"], str)
+                and Architecture.from_json(record["architecture"]).key == record["key"]
+                and 0.0 < ms < math.inf
+            )
+        except (KeyError, TypeError, ValueError):
+            is_whole = False
+        if not is_whole:
+            raise ValueError(
+                f"expected a latency record in line {number} of {path}, got {json.dumps(record)[:80]}; "
+                "remove that line or restore the file"
+            )
+    return records
 
 
 def _record(

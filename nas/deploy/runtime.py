@@ -43,7 +43,9 @@ class Runtime:
 
     def __str__(self) -> str:
         execution = "compiled" if self.compiled else "eager"
-        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
+        threads = (
+            f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
+        )
         return f"{self.dtype} {execution}{threads}"
 
     @property
@@ -81,7 +83,9 @@ def check_device(device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise ValueError(f"expected device 'cpu' or 'cuda', got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("expected a CUDA device, found none (torch.cuda.is_available() is False); use device='cpu'")
+        raise ValueError(
+            "expected a CUDA device, found none (torch.cuda.is_available() is False); use device='cpu'"
+        )
 
 
 def device_name(device: str) -> str:

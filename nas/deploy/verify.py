@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from nas.deploy.baseline import DensePaths, measure_dense_paths
+from nas.deploy.materialize import Winner, Winners
 from nas.deploy.measure import measure_latency, measure_peak_memory, time_step
 from nas.deploy.profile import DEFAULT_WORKLOAD
-from nas.deploy.runtime import Runtime, check_device, provenance
-from nas.deploy.materialize import Winner, Winners
+from nas.deploy.runtime import Runtime, check_device, device_name, provenance
 from nas.files import PathLike, append_jsonl, read_jsonl
 from nas.model import GPT, perplexity
 from nas.objectives import Objective
@@ -101,8 +104,9 @@ def verify(
 ) -> VerificationReport:
     """Measure perplexity, latency, memory and size of materialized models and of the dense baseline, in one run.
 
-    Latencies are taken in rounds over all models, the dense baseline's paths among them, and the median over the rounds is reported: what disturbs
-    the machine for a moment disturbs winner and baseline alike. With ``out`` a killed verification goes on where it stopped.
+    Latencies are taken in rounds over all models, the dense baseline's paths among them, and the
+    median over the rounds is reported: what disturbs the machine for a moment disturbs winner and
+    baseline alike. With ``out`` a killed verification goes on where it stopped.
 
     Args:
         winners: from :func:`nas.materialize`.
@@ -120,7 +124,9 @@ def verify(
     """
     check_device(device)
     if device != winners.runtime.device:
-        raise ValueError(f"expected device {winners.runtime.device!r}, which the claims are for, got {device!r}; profile it first")
+        raise ValueError(
+            f"expected device {winners.runtime.device!r}, which the claims are for, got {device!r}; profile it first"
+        )
     supernet, runtime = winners.supernet, winners.runtime
     workloads = [o.workload for o in winners.objectives if o.metric in _LATENCY and o.workload]
     workloads = list(dict.fromkeys(workloads)) or [DEFAULT_WORKLOAD]
@@ -139,7 +145,7 @@ def verify(
                     log.once(
                         key,
                         f"{workload}#{number}",
-                        lambda m=model, w=workload: measure_latency(m, w, runtime).median_ms,
+                        partial(_latency_ms, model, workload, runtime),
                     )
                     bar.update()
         base = paths[workloads[0]]
@@ -148,17 +154,29 @@ def verify(
         everything = {**models, dense.key + ":baseline": base_model}
         for key, model in everything.items():
             run = base_runtime if key.endswith(":baseline") else runtime
-            log.once(key, "perplexity", lambda m=model: perplexity(m, tokens))
-            log.once(
-                key, "peak_memory_bytes", lambda m=model, r=run: measure_peak_memory(m, workloads[0], r)
-            )
+            log.once(key, "perplexity", partial(perplexity, model, tokens))
+            for memory in _memory_objectives(winners):
+                assert memory.workload is not None
+                log.once(
+                    key, str(memory), partial(measure_peak_memory, model, memory.workload, run)
+                )
             bar.update(2 if key in models else 1)
-    baseline = _baseline_result(log, dense, workloads, paths, rounds, supernet.space.family, base_model)
+    baseline = _baseline_result(log, dense, workloads, paths, rounds, winners, base_model)
     results: dict[str, Any] = {
         "schema": 1,
         "provenance": provenance(runtime) | {"rounds": rounds, "num_tokens": winners.num_tokens},
-        "objectives": [{"name": str(o), "unit": o.unit, "direction": o.direction} for o in winners.objectives],
+        "objectives": [
+            {"name": str(o), "unit": o.unit, "direction": o.direction} for o in winners.objectives
+        ],
         "baseline": baseline,
+        "trials": [
+            {
+                "number": i,
+                "architecture": w.architecture.to_json(),
+                "values": dict(w.evaluation.values),
+            }
+            for i, w in enumerate(winners)
+        ],
         "winners": [_winner_result(log, w, winners, workloads, rounds, baseline) for w in winners],
     }
     return VerificationReport(results)
@@ -175,12 +193,17 @@ class _Log:
             "winners": sorted(w.architecture.key for w in winners),
             "num_tokens": winners.num_tokens,
             "runtime": winners.runtime.to_json(),
+            "device": device_name(winners.runtime.device),
         }
         self.values: dict[tuple[str, str], float] = {}
-        if path is not None and path.exists():
-            for record in read_jsonl(path):
-                if record["identity"] == self.identity:
-                    self.values[record["key"], record["name"]] = record["value"]
+        for number, record in enumerate([] if path is None else read_jsonl(path), start=1):
+            if not _is_measurement(record):
+                raise ValueError(
+                    f"expected a measurement in line {number} of {path}, got {json.dumps(record)[:80]}; "
+                    "remove that line, or delete the file to measure again"
+                )
+            if record["identity"] == self.identity:
+                self.values[record["key"], record["name"]] = record["value"]
 
     def once(self, key: str, name: str, measure: Any) -> float:
         if (key, name) not in self.values:
@@ -195,12 +218,27 @@ class _Log:
         return statistics.median(self.values[key, f"{workload}{suffix}#{n}"] for n in range(rounds))
 
 
+def _is_measurement(record: Mapping[str, Any]) -> bool:
+    value = record.get("value")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    names = all(isinstance(record.get(name), str) for name in ("key", "name"))
+    return set(record) == {"key", "name", "value", "identity"} and names and is_number
+
+
+def _latency_ms(model: GPT, workload: Workload, runtime: Runtime) -> float:
+    return measure_latency(model, workload, runtime).median_ms
+
+
+def _step_ms(step: Callable[[], Tensor], runtime: Runtime) -> float:
+    return time_step(step, runtime).median_ms
+
+
 def _baseline_round(
     log: _Log, dense: Architecture, workload: Workload, paths: DensePaths, number: int
 ) -> None:
     for runtime, step in paths.steps.items():
         name = f"{workload}@{runtime}#{number}"
-        log.once(dense.key + ":baseline", name, lambda s=step, r=runtime: time_step(s, r).median_ms)
+        log.once(dense.key + ":baseline", name, partial(_step_ms, step, runtime))
 
 
 def _fastest(
@@ -216,23 +254,21 @@ def _baseline_result(
     workloads: list[Workload],
     paths: dict[Workload, DensePaths],
     rounds: int,
-    family: Any,
+    winners: Winners,
     model: GPT,
 ) -> dict[str, Any]:
     key = dense.key + ":baseline"
     fastest = {w: _fastest(log, dense, w, paths[w], rounds) for w in workloads}
-    measured = {f"{w.phase}_ms[batch={w.batch},context={w.context}]": log.median(key, w, rounds, f"@{r}") for w, r in fastest.items()}
-    runtime = fastest[workloads[0]]
-    found = costs(dense, family, runtime.value_bytes)
-    measured |= {
-        "perplexity": log.values[key, "perplexity"],
-        "weight_bytes": model.weight_bytes(),
-        "params": found.params,
-        "nonzeros": found.nonzeros,
-        "flops": decode_flops(dense, family, workloads[0].context),
-        "peak_memory_bytes": log.values[key, "peak_memory_bytes"],
+    measured = {
+        f"{w.phase}_ms[batch={w.batch},context={w.context}]": log.median(key, w, rounds, f"@{r}")
+        for w, r in fastest.items()
     }
-    times = {str(r): round(log.median(key, workloads[0], rounds, f"@{r}"), 5) for r in paths[workloads[0]].steps}
+    runtime = fastest[workloads[0]]
+    measured |= _unhurried(log, key, dense, winners, runtime, model)
+    times = {
+        str(r): round(log.median(key, workloads[0], rounds, f"@{r}"), 5)
+        for r in paths[workloads[0]].steps
+    }
     return {
         "architecture": dense.to_json(),
         "measured": measured,
@@ -249,27 +285,22 @@ def _winner_result(
     rounds: int,
     baseline: dict[str, Any],
 ) -> dict[str, Any]:
-    architecture, family = winner.architecture, winners.supernet.space.family
+    architecture = winner.architecture
     key = architecture.key
-    found = costs(architecture, family, winners.runtime.value_bytes)
-    latency = {f"{w.phase}_ms[batch={w.batch},context={w.context}]": log.median(key, w, rounds) for w in workloads}
-    measured: dict[str, float] = {
-        **latency,
-        "perplexity": log.values[key, "perplexity"],
-        "weight_bytes": winner.model.weight_bytes(),
-        "params": found.params,
-        "nonzeros": found.nonzeros,
-        "flops": decode_flops(architecture, family, workloads[0].context),
-        "peak_memory_bytes": log.values[key, "peak_memory_bytes"],
+    latency = {
+        f"{w.phase}_ms[batch={w.batch},context={w.context}]": log.median(key, w, rounds)
+        for w in workloads
     }
-    checks = [Check.of(o, measured[_name(o, measured)], winner.claims[str(o)]) for o in winners.objectives]
+    measured = latency | _unhurried(log, key, architecture, winners, winners.runtime, winner.model)
+    checks = [Check.of(o, measured[str(o)], winner.claims[str(o)]) for o in winners.objectives]
     first = next(iter(latency))
     return {
         "architecture": architecture.to_json(),
         "label": str(architecture),
         "folder": None if winner.folder is None else str(winner.folder),
         "predicted": {
-            str(o): {k: winner.claims[str(o)][k] for k in ("mean", "low", "high")} for o in winners.objectives
+            str(o): {k: winner.claims[str(o)][k] for k in ("mean", "low", "high")}
+            for o in winners.objectives
         },
         "measured": measured,
         "verified": all(check.passed for check in checks),
@@ -281,13 +312,43 @@ def _winner_result(
     }
 
 
-def _name(objective: Objective, measured: Mapping[str, float]) -> str:
-    return str(objective) if str(objective) in measured else objective.metric
+def _memory_objectives(winners: Winners) -> list[Objective]:
+    """Peak memory as the search asked for it, or at the default workload: reports always show it."""
+    asked = [o for o in winners.objectives if o.metric == "peak_memory_bytes"]
+    return asked or [Objective("peak_memory_bytes", DEFAULT_WORKLOAD)]
+
+
+def _unhurried(
+    log: _Log,
+    key: str,
+    architecture: Architecture,
+    winners: Winners,
+    runtime: Runtime,
+    model: GPT,
+) -> dict[str, float]:
+    """Everything but latency: perplexity, memory, and sizes counted on the model that was built."""
+    family = winners.supernet.space.family
+    found = costs(architecture, family, runtime.value_bytes)
+    values: dict[str, float] = {
+        "perplexity": log.values[key, "perplexity"],
+        "weight_bytes": model.weight_bytes(),
+        "params": found.params,
+        "nonzeros": found.nonzeros,
+        "flops": decode_flops(architecture, family, DEFAULT_WORKLOAD.context),
+    }
+    for memory in _memory_objectives(winners):
+        values[str(memory)] = values["peak_memory_bytes"] = log.values[key, str(memory)]
+    for objective in winners.objectives:
+        if objective.metric == "flops" and objective.workload is not None:
+            values[str(objective)] = decode_flops(architecture, family, objective.workload.context)
+    return values
 
 
 def _sample(winner: Winner, winners: Winners) -> str:
     """Text the materialized model writes through its KV cache, after a prompt from the held-out text."""
     tokens = winners.supernet.validation(winners.supernet.space.family.context_length)[:1, :16]
     device = winner.model.embedding.device
-    written = winner.model.generate(tokens.to(device), min(48, winner.model.family.context_length - 16))
+    written = winner.model.generate(
+        tokens.to(device), min(48, winner.model.family.context_length - 16)
+    )
     return str(winners.supernet.corpus.tokenizer.decode(written[0].tolist()))

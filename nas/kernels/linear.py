@@ -55,10 +55,14 @@ class SparseLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.weight = weight
+        self.bias: Tensor | None
+        self.adapter_a: Tensor | None
+        self.adapter_b: Tensor | None
         self.register_buffer("bias", bias)
         self.register_buffer("adapter_a", None if adapter is None else adapter[0].contiguous())
         self.register_buffer("adapter_b", None if adapter is None else adapter[1].contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        adapter = None if self.adapter_a is None else (self.adapter_a, self.adapter_b)
+        a, b = self.adapter_a, self.adapter_b
+        adapter = None if a is None or b is None else (a, b)
         return sparse_linear(x, self.weight, self.bias, adapter)

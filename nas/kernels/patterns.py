@@ -19,7 +19,8 @@ def group_scores(saliency: Tensor, sparsity: Sparsity) -> Tensor:
     """Sum the saliency of every group.
 
     Args:
-        saliency: ``[M, K]``, not negative; squared weights for magnitude pruning (a group's score is then its squared L2 norm).
+        saliency: ``[M, K]``, not negative; squared weights for magnitude pruning (a group's score
+            is then its squared L2 norm).
         sparsity: the pattern; its level is not used.
 
     Returns:
@@ -53,12 +54,16 @@ def group_rank(weight: Tensor, sparsity: Sparsity) -> Tensor:
     """
     scores = group_scores(weight.detach().float().square(), sparsity)
     sets, groups = scores.shape
-    if sparsity.pattern == "n:m":  # m is tiny: count who is ahead instead of sorting M K / m short rows
+    if (
+        sparsity.pattern == "n:m"
+    ):  # m is tiny: count who is ahead instead of sorting M K / m short rows
         ahead = scores[:, None, :] > scores[:, :, None]
         earlier = torch.ones(groups, groups, dtype=torch.bool, device=scores.device).tril(-1)
         tied = (scores[:, None, :] == scores[:, :, None]) & earlier
         return (ahead | tied).sum(dim=2, dtype=torch.int32)
-    if scores.device.type == "cpu":  # NumPy's vectorized sort is several times faster than torch's here
+    if (
+        scores.device.type == "cpu"
+    ):  # NumPy's vectorized sort is several times faster than torch's here
         order = torch.from_numpy(np.argsort(-scores.numpy(), axis=1, kind="stable"))
     else:
         order = torch.argsort(scores, dim=1, descending=True, stable=True)

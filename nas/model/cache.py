@@ -34,7 +34,11 @@ class KVCache:
         self._layers: list[tuple[Tensor, Tensor] | None] = []
         for heads in kv_heads:
             shape = (batch, heads, max_tokens, head_dim)
-            pair = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)] if heads else None
+            pair = (
+                [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)]
+                if heads
+                else None
+            )
             self._layers.append((pair[0], pair[1]) if pair else None)
 
     def extend(self, layer: int, k_BGTE: Tensor, v_BGTE: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +57,9 @@ class KVCache:
                 "make the cache with GPT.make_cache(batch, max_tokens)"
             )
         keys, values = pair
-        if k_BGTE.shape[0] != keys.shape[0]:  # one sequence would be written into every row without a word
+        if (
+            k_BGTE.shape[0] != keys.shape[0]
+        ):  # one sequence would be written into every row without a word
             raise ValueError(
                 f"expected {keys.shape[0]} sequences, as the cache was made for, got {k_BGTE.shape[0]}; "
                 "make another cache with GPT.make_cache(batch, max_tokens)"

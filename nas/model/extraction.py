@@ -35,7 +35,9 @@ def extract(
         ValueError: if the architecture is not in the space.
     """
     if not supernet.space.contains(architecture):
-        raise ValueError(f"expected an architecture of space {supernet.space.name!r}, got {architecture}")
+        raise ValueError(
+            f"expected an architecture of space {supernet.space.name!r}, got {architecture}"
+        )
     masks = MaskCache() if masks is None else masks
     family, dim = supernet.space.family, architecture.embed_dim
     parts: dict[str, Part] = {"embedding": supernet.embedding[:, :dim]}
@@ -53,7 +55,9 @@ def extract(
         if config.ffn:
             _add_norm(parts, f"{prefix}.ffn_norm", layer.ffn_norm, dim)
         for shape in fused_linears(family, architecture, index):
-            _add_linear(parts, f"{prefix}.{shape.name}", layer, shape, config.num_heads, supernet, masks)
+            _add_linear(
+                parts, f"{prefix}.{shape.name}", layer, shape, config.num_heads, supernet, masks
+            )
     return GPT(family, architecture, {k: v.to(dtype) for k, v in parts.items()}).eval()
 
 
@@ -94,6 +98,7 @@ def _add_linear(
     if shape.adapter_rank:
         module, rows = sources[0]
         a, b = module.adapter_a, module.adapter_b
-        assert isinstance(a, Tensor) and isinstance(b, Tensor)
+        assert isinstance(a, Tensor)
+        assert isinstance(b, Tensor)
         parts[f"{name}.adapter_a"] = a[: shape.adapter_rank, : shape.in_features].clone()
         parts[f"{name}.adapter_b"] = b[:rows, : shape.adapter_rank].clone()

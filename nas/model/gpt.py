@@ -30,22 +30,29 @@ class GPT(nn.Module):
     Args:
         family: norm, activation, positions and residual form.
         architecture: what to build.
-        parts: weights by name (:func:`part_names`): tensors, or packed weights where the architecture is sparse.
+        parts: weights by name (:func:`part_names`): tensors, or packed weights where the
+            architecture is sparse.
 
     Raises:
         ValueError: if a part is missing, left over or of the wrong shape.
     """
 
-    def __init__(self, family: Family, architecture: Architecture, parts: Mapping[str, Part]) -> None:
+    def __init__(
+        self, family: Family, architecture: Architecture, parts: Mapping[str, Part]
+    ) -> None:
         super().__init__()
         self.family, self.architecture = family, architecture
         expected = part_names(family, architecture)
         if set(parts) != set(expected):
             missing, extra = sorted(set(expected) - set(parts)), sorted(set(parts) - set(expected))
-            raise ValueError(f"expected the weights of {architecture}; missing {missing[:4]}, left over {extra[:4]}")
+            raise ValueError(
+                f"expected the weights of {architecture}; missing {missing[:4]}, left over {extra[:4]}"
+            )
         for name, shape in expected.items():
             if tuple(parts[name].shape) != shape:
-                raise ValueError(f"expected {name} of shape {shape}, got {tuple(parts[name].shape)}")
+                raise ValueError(
+                    f"expected {name} of shape {shape}, got {tuple(parts[name].shape)}"
+                )
         self.embedding = _parameter(parts["embedding"])
         self.positions = _parameter(parts["positions"]) if "positions" in parts else None
         self.layers = nn.ModuleList(
@@ -72,7 +79,8 @@ class GPT(nn.Module):
     def make_cache(self, batch: int, max_tokens: int | None = None) -> KVCache:
         """An empty KV cache for ``batch`` sequences of at most ``max_tokens`` (by default the whole context)."""
         heads = [
-            self.family.kv_heads(c.num_heads) if c.attention else 0 for c in self.architecture.layers
+            self.family.kv_heads(c.num_heads) if c.attention else 0
+            for c in self.architecture.layers
         ]
         capacity = max_tokens or self.family.context_length
         dtype, device = self.embedding.dtype, self.embedding.device
@@ -80,7 +88,13 @@ class GPT(nn.Module):
 
     @torch.inference_mode()
     def generate(
-        self, tokens_BT: Tensor, num_new: int, *, temperature: float = 0.8, top_k: int = 50, seed: int = 0
+        self,
+        tokens_BT: Tensor,
+        num_new: int,
+        *,
+        temperature: float = 0.8,
+        top_k: int = 50,
+        seed: int = 0,
     ) -> Tensor:
         """Continue sequences, one token at a time through the KV cache.
 
@@ -98,15 +112,21 @@ class GPT(nn.Module):
             ValueError: if the prompt is empty or prompt and new tokens exceed the context.
         """
         if tokens_BT.shape[1] < 1:
-            raise ValueError("expected a prompt of one token or more, got none; start with the end-of-text token")
+            raise ValueError(
+                "expected a prompt of one token or more, got none; start with the end-of-text token"
+            )
         total = tokens_BT.shape[1] + num_new
-        if num_new < 0 or total > self.family.context_length:  # said now, not after most of the work
+        if (
+            num_new < 0 or total > self.family.context_length
+        ):  # said now, not after most of the work
             raise ValueError(
                 f"expected at most {self.family.context_length} tokens of context, got a prompt of {tokens_BT.shape[1]} and "
                 f"{num_new} new; crop the prompt or ask for fewer"
             )
         if top_k < 1:
-            raise ValueError(f"expected top_k of 1 or more, got {top_k}; temperature=0 takes the most likely token")
+            raise ValueError(
+                f"expected top_k of 1 or more, got {top_k}; temperature=0 takes the most likely token"
+            )
         cache = self.make_cache(tokens_BT.shape[0], total)
         generator = torch.Generator(tokens_BT.device).manual_seed(seed)
         new = tokens_BT
@@ -116,7 +136,9 @@ class GPT(nn.Module):
                 new = logits.argmax(dim=-1, keepdim=True)
             else:
                 best, ids = logits.topk(min(top_k, logits.shape[-1]))
-                drawn = torch.multinomial(torch.softmax(best / temperature, -1), 1, generator=generator)
+                drawn = torch.multinomial(
+                    torch.softmax(best / temperature, -1), 1, generator=generator
+                )
                 new = ids.gather(1, drawn)
             tokens_BT = torch.cat((tokens_BT, new), dim=1)
         return tokens_BT
@@ -184,29 +206,36 @@ class _Layer(nn.Module):
 
     @property
     def weights(self) -> tuple[AttentionWeights | None, FFNWeights | None]:
-        config, modules = self.config, self._modules
+        heads = self.config.num_heads
         attention = ffn = None
         if self.attention_norm is not None:
-            kv_heads = self.family.kv_heads(config.num_heads)
             attention = AttentionWeights(
-                self.attention_norm.weights, self._qkv(), modules["o"], config.num_heads, kv_heads  # type: ignore[arg-type]
+                self.attention_norm.weights,
+                self._qkv(),
+                self.get_submodule("o"),
+                heads,
+                self.family.kv_heads(heads),
             )
         if self.ffn_norm is not None:
-            ffn = FFNWeights(
-                self.ffn_norm.weights, modules.get("gate"), modules["up"], modules["down"]  # type: ignore[arg-type]
-            )
+            gate = self.get_submodule("gate") if "gate" in self._modules else None
+            up, down = self.get_submodule("up"), self.get_submodule("down")
+            ffn = FFNWeights(self.ffn_norm.weights, gate, up, down)
         return attention, ffn
 
     def _qkv(self) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
-        modules = self._modules
-        if "qkv" not in modules:
-            q, k, v = modules["q"], modules["k"], modules["v"]
-            return lambda x: (q(x), k(x), v(x))  # type: ignore[misc]
-        fused = modules["qkv"]
+        if "qkv" not in self._modules:
+            q, k, v = (self.get_submodule(name) for name in "qkv")
+            return lambda x: (q(x), k(x), v(x))
+        fused = self.get_submodule("qkv")
         head_dim = self.family.head_dim
         keys = self.family.kv_heads(self.config.num_heads) * head_dim
         sizes = [self.config.num_heads * head_dim, keys, keys]
-        return lambda x: fused(x).split(sizes, dim=-1)  # type: ignore[misc]
+
+        def split(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            q, k, v = fused(x).split(sizes, dim=-1)
+            return q, k, v
+
+        return split
 
 
 def fused_linears(family: Family, architecture: Architecture, index: int) -> list[LinearShape]:
@@ -232,7 +261,9 @@ def part_names(family: Family, architecture: Architecture) -> dict[str, tuple[in
     norms = ["final_norm"]
     for index, config in enumerate(architecture.layers):
         prefix = f"layers.{index}"
-        norms += [f"{prefix}.attention_norm"] * config.attention + [f"{prefix}.ffn_norm"] * config.ffn
+        norms += [f"{prefix}.attention_norm"] * config.attention + [
+            f"{prefix}.ffn_norm"
+        ] * config.ffn
         for shape in fused_linears(family, architecture, index):
             name = f"{prefix}.{shape.name}"
             names[f"{name}.weight"] = (shape.out_features, shape.in_features)

@@ -23,9 +23,12 @@ class _Slice:
 class MaskCache:
     """Magnitude masks of weight slices.
 
-    Ranks are cached per (weight, slice, pattern), so all levels of a pattern share one sort. Without gradients the masked slice
-    is cached too. An entry lives as long as the weight stays unchanged; a trainer that can afford masks a few steps old passes ``hold=True``
-    and calls :meth:`clear` at fixed steps, which keeps training a function of the step and not of what was called before.
+    Ranks are cached per (weight, slice, pattern), so all levels of a pattern share one sort.
+    Without gradients the masked slice is cached too. An entry lives as long as the weight stays
+    unchanged (fused optimizers must say that they changed it:
+    ``torch.autograd.graph.increment_version``); a trainer that can afford masks a few steps old
+    passes ``hold=True`` and calls :meth:`clear` at fixed steps, which keeps training a function of
+    the step and not of what was called before.
 
     Args:
         hold: keep masks although the weight changes, until :meth:`clear`.
@@ -39,11 +42,21 @@ class MaskCache:
         """Forget everything."""
         self._slices.clear()
 
-    def mask(self, weight: Tensor, out_features: int, in_features: int, sparsity: Sparsity) -> Tensor:
+    def mask(
+        self, weight: Tensor, out_features: int, in_features: int, sparsity: Sparsity
+    ) -> Tensor:
         """Mask of ``weight[:out_features, :in_features]``: bool, True where a weight is kept."""
-        return self._mask(self._slice(weight, out_features, in_features, sparsity), weight, out_features, in_features, sparsity)
+        return self._mask(
+            self._slice(weight, out_features, in_features, sparsity),
+            weight,
+            out_features,
+            in_features,
+            sparsity,
+        )
 
-    def apply(self, weight: Tensor, out_features: int, in_features: int, sparsity: Sparsity) -> Tensor:
+    def apply(
+        self, weight: Tensor, out_features: int, in_features: int, sparsity: Sparsity
+    ) -> Tensor:
         """The leading slice of ``weight`` with dropped weights set to zero; differentiable in the kept ones."""
         entry = self._slice(weight, out_features, in_features, sparsity)
         part = weight[:out_features, :in_features]
@@ -56,7 +69,9 @@ class MaskCache:
             entry.masked[sparsity] = part.detach() * mask
         return entry.masked[sparsity]
 
-    def _slice(self, weight: Tensor, out_features: int, in_features: int, sparsity: Sparsity) -> _Slice:
+    def _slice(
+        self, weight: Tensor, out_features: int, in_features: int, sparsity: Sparsity
+    ) -> _Slice:
         key = (id(weight), out_features, in_features, sparsity.pattern, sparsity.size, sparsity.m)
         entry = self._slices.get(key)
         state = _state(weight)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas.files import PathLike
 from nas.kernels import PackedWeight, from_tensors
 from nas.kernels.formats import tensor_names
 from nas.model.checkpoint import CheckpointError, load_info, load_tensors, save_tensors
@@ -17,7 +18,7 @@ from nas.model.supernet import Supernet
 from search_spaces import Architecture, Family, SearchSpace
 
 
-def save_gpt(model: GPT, path: Path | str, info: Mapping[str, Any] | None = None) -> None:
+def save_gpt(model: GPT, path: PathLike, info: Mapping[str, Any] | None = None) -> None:
     """Write a model to ``path`` (JSON) and a safetensors file beside it.
 
     Args:
@@ -35,7 +36,7 @@ def save_gpt(model: GPT, path: Path | str, info: Mapping[str, Any] | None = None
     save_tensors(Path(path), "gpt", tensors, {**fields, "extra": dict(info or {})})
 
 
-def load_gpt(path: Path | str, device: torch.device | str = "cpu") -> GPT:
+def load_gpt(path: PathLike, device: torch.device | str = "cpu") -> GPT:
     """Read a model that :func:`save_gpt` wrote; logits are bit-equal.
 
     Args:
@@ -63,11 +64,13 @@ def load_gpt(path: Path | str, device: torch.device | str = "cpu") -> GPT:
         parts |= {name: tensor for name, tensor in tensors.items() if name not in sparse}
         return GPT(family, architecture, parts).eval().to(device)
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"expected a whole model at {path}: {error}; extract it again") from error
+        raise CheckpointError(
+            f"expected a whole model at {path}: {error}; extract it again"
+        ) from error
 
 
 def save_supernet(
-    supernet: Supernet, path: Path | str, info: Mapping[str, Any], dtype: torch.dtype = torch.float32
+    supernet: Supernet, path: PathLike, info: Mapping[str, Any], dtype: torch.dtype = torch.float32
 ) -> None:
     """Write a supernet to ``path`` (JSON) and a safetensors file beside it.
 
@@ -81,7 +84,9 @@ def save_supernet(
     save_tensors(Path(path), "supernet", tensors, {"space": supernet.space.to_json(), **info})
 
 
-def load_supernet(path: Path | str, device: torch.device | str = "cpu") -> tuple[Supernet, dict[str, Any]]:
+def load_supernet(
+    path: PathLike, device: torch.device | str = "cpu"
+) -> tuple[Supernet, dict[str, Any]]:
     """Read a supernet that :func:`save_supernet` wrote, and its ``info``; weights become float32.
 
     Raises:
@@ -91,17 +96,23 @@ def load_supernet(path: Path | str, device: torch.device | str = "cpu") -> tuple
     try:
         supernet = Supernet(SearchSpace.from_json(info["space"]))
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"expected a supernet with its space at {path}, got: {error}; train it again") from error
+        raise CheckpointError(
+            f"expected a supernet with its space at {path}, got: {error}; train it again"
+        ) from error
     expected = dict(supernet.named_parameters())
-    if set(tensors) != set(expected) or any(tensors[n].shape != p.shape for n, p in expected.items()):
-        raise CheckpointError(f"expected the weights of space {supernet.space.name!r} in {path}, got others; train it again")
+    if set(tensors) != set(expected) or any(
+        tensors[n].shape != p.shape for n, p in expected.items()
+    ):
+        raise CheckpointError(
+            f"expected the weights of space {supernet.space.name!r} in {path}, got others; train it again"
+        )
     with torch.no_grad():
         for name, parameter in expected.items():
             parameter.copy_(tensors[name])
     return supernet.to(device), info
 
 
-def supernet_info(path: Path | str) -> dict[str, Any]:
+def supernet_info(path: PathLike) -> dict[str, Any]:
     """The ``info`` of a stored supernet without reading its weights.
 
     Raises:

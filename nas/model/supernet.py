@@ -32,8 +32,12 @@ class SuperLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        self.adapter_a = nn.Parameter(torch.empty(adapter_rank, in_features)) if adapter_rank else None
-        self.adapter_b = nn.Parameter(torch.zeros(out_features, adapter_rank)) if adapter_rank else None
+        self.adapter_a = (
+            nn.Parameter(torch.empty(adapter_rank, in_features)) if adapter_rank else None
+        )
+        self.adapter_b = (
+            nn.Parameter(torch.zeros(out_features, adapter_rank)) if adapter_rank else None
+        )
 
     def view(
         self,
@@ -60,7 +64,11 @@ class SubnetLinear:
     """``y = W x + b + B (A x)`` over tensors it does not own."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, adapter_a: Tensor | None, adapter_b: Tensor | None
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        adapter_a: Tensor | None,
+        adapter_b: Tensor | None,
     ) -> None:
         self.weight, self.bias = weight, bias
         self.adapter_a, self.adapter_b = adapter_a, adapter_b
@@ -185,7 +193,9 @@ class Supernet(nn.Module):
         family, dim = self.space.family, architecture.embed_dim
         attention = ffn = None
 
-        def view(module: SuperLinear, out_features: int, in_features: int, sparsity: Sparsity) -> LinearFn:
+        def view(
+            module: SuperLinear, out_features: int, in_features: int, sparsity: Sparsity
+        ) -> LinearFn:
             rank = 0 if sparsity.is_dense else config.adapter_rank
             return module.view(out_features, in_features, architecture.bias, sparsity, rank, masks)
 

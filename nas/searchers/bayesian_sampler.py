@@ -32,6 +32,8 @@ Params = dict[str, Any]
 KnownObjective = Callable[[Sequence[Params]], tuple[npt.ArrayLike, npt.ArrayLike]]
 Acquisition = Literal["nehvi", "nparego"]
 _NUM_DRAWS = {1: 64, 2: 64, 3: 32, 4: 16}  # the boxes of one draw grow with the objectives
+import os
+KS=float(os.environ.get('KS','1'))
 _MAX_BASELINE = 200  # told points whose joint posterior is drawn; beyond it the best by Pareto rank
 
 
@@ -177,8 +179,9 @@ class BayesianSampler(IndexedSampler):
         feasible = np.array([all(c <= 0.0 for c in t.constraints.values()) for t in complete])
         ref = self._reference(Y, complete, sign)
         learned = [j for j in range(len(sign)) if j not in self.known]
-        models = {j: GaussianProcess(space.features(X), Y[:, j]) for j in learned}
-        constraints = _constraint_models(space.features(X), complete)
+        features = self._features(space, X)
+        models = {j: GaussianProcess(features(X), Y[:, j]) for j in learned}
+        constraints = _constraint_models(features(X), complete)
 
         base = np.flatnonzero(feasible)
         if len(base) > _MAX_BASELINE:
@@ -190,7 +193,7 @@ class BayesianSampler(IndexedSampler):
 
         def draw(X_nd: FloatArray, at_base: bool) -> FloatArray:
             """Values S x n x m of the drawn functions, at the baseline or at candidates."""
-            F = space.features(X_nd)
+            F = features(X_nd)
             outcomes = []
             for j in range(len(sign)):
                 if j in models:
@@ -205,7 +208,7 @@ class BayesianSampler(IndexedSampler):
         drawn = draw(X_base, True) if len(X_base) else np.zeros((num_draws, 0, len(sign)))
         if not len(X_base):
             for j, model in models.items():  # no feasible point yet: draws without a baseline are draws of the posterior
-                model.start_draws(space.features(X[:1]), z[:, j, :1])
+                model.start_draws(features(X[:1]), z[:, j, :1])
         ideal = np.minimum(Y[feasible].min(axis=0) if feasible.any() else Y.min(axis=0), ref)
         scalarize: Callable[[FloatArray], FloatArray] = lambda draws: draws  # noqa: E731
         if self.acquisition == "nparego" and len(sign) > 1:
@@ -218,10 +221,34 @@ class BayesianSampler(IndexedSampler):
             improvement = ImprovementScore(drawn, ref, size)
 
         def score(X_nd: FloatArray) -> FloatArray:
-            return improvement(scalarize(draw(X_nd, False))) + log_feasibility(constraints, space.features(X_nd))
+            return improvement(scalarize(draw(X_nd, False))) + log_feasibility(constraints, features(X_nd))
 
         parents = base[non_dominated_mask(Y[base])] if len(base) else np.arange(len(X))
         return candidates.best(score, X[parents])
+
+    def _features(self, space: ParameterSpace, X: FloatArray) -> Callable[[FloatArray], FloatArray]:
+        """Features of points for the learned quantities: those of the parameters, and what is known exactly about each point.
+
+        Parameters alone say little about points far from those told; how large and slow an architecture is says much.
+        """
+        if not self.known:
+            return space.features
+
+        def known(X_nd: FloatArray) -> FloatArray:
+            return np.stack([self._known(space, j, X_nd)[0] for j in sorted(self.known)], axis=1)
+
+        told = known(X)
+        log = told.min(axis=0) > 0.0
+        told = np.where(log, np.log(np.where(log, told, 1.0)), told)
+        low, size = told.min(axis=0), np.ptp(told, axis=0)
+        size = np.where(size > 0.0, size, 1.0)/KS
+
+        def features(X_nd: FloatArray) -> FloatArray:
+            extra = known(X_nd)
+            extra = np.where(log, np.log(np.maximum(np.where(log, extra, 1.0), 1e-300)), extra)
+            return np.concatenate([space.features(X_nd), (extra - low) / size], axis=1)
+
+        return features
 
     def _reference(self, Y: FloatArray, complete: list[FrozenTrial], sign: FloatArray) -> FloatArray:
         if self.ref_point is not None:

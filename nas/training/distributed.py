@@ -14,6 +14,7 @@ class Processes:
     """The processes of this run; one, without any set-up, unless ``torchrun`` started more."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self._owns_group = self.world_size > 1 and not dist.is_initialized()
@@ -28,7 +29,8 @@ class Processes:
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its mean over the processes.
 
-        A subnet leaves some weights without a gradient, the same ones in every process: all draw the same subnets.
+        A subnet leaves some weights without a gradient, the same ones in every process: all draw
+        the same subnets.
         """
         if self.world_size == 1:
             return
@@ -36,7 +38,9 @@ class Processes:
         flat = torch.cat([g.flatten() for g in gradients])
         dist.all_reduce(flat)
         flat /= self.world_size
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        for gradient, part in zip(
+            gradients, flat.split([g.numel() for g in gradients]), strict=True
+        ):
             gradient.copy_(part.view_as(gradient))
 
     def mean(self, values: Tensor) -> Tensor:
@@ -45,6 +49,14 @@ class Processes:
             dist.all_reduce(values)
             values /= self.world_size
         return values
+
+    def agree(self, dtype: torch.dtype) -> torch.dtype:
+        """The first process's dtype, in every process: each has timed its own device."""
+        if self.world_size == 1:
+            return dtype
+        is_reduced = torch.tensor(float(dtype == torch.bfloat16), device=self._device)
+        dist.broadcast(is_reduced, src=0)
+        return torch.bfloat16 if bool(is_reduced) else torch.float32
 
     def wait(self) -> None:
         """Wait for the slowest process."""

@@ -29,7 +29,8 @@ def next_token_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 def distillation_loss(logits_BTV: Tensor, teacher_BTV: Tensor) -> Tensor:
     """Mean cross-entropy to the teacher's distribution, in nats per token (in-place distillation, 1903.05134, sec. 3.2).
 
-    Equal to the KL divergence up to the teacher's entropy, which has no gradient; the teacher gets none.
+    Equal to the KL divergence up to the teacher's entropy, which has no gradient; the teacher gets
+    none.
 
     Args:
         logits_BTV: of the student.
@@ -72,8 +73,10 @@ class _CrossEntropy(torch.autograd.Function):
         return (total / num_rows).float()
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, None]:
         (gradient,) = ctx.saved_tensors
-        if gradient is None or bool(grad_loss == 1.0):  # a plain loss.backward(): spare a pass over [N, V]
+        if gradient is None or bool(
+            grad_loss == 1.0
+        ):  # a plain loss.backward(): spare a pass over [N, V]
             return gradient, None
         return gradient * grad_loss.to(gradient.dtype), None

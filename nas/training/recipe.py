@@ -21,11 +21,14 @@ class TrainingRecipe:
         weight_decay: decoupled, on matrices only.
         beta2: AdamW's second momentum.
         gradient_clip: largest global gradient norm.
-        num_random: random subnets per step beside the largest and the smallest (sandwich rule, 1903.05134).
+        num_random: random subnets per step beside the largest and the smallest (sandwich rule,
+            1903.05134).
         mask_refresh_steps: masks are recomputed from the weights every so many steps.
-        checkpoint_steps: a checkpoint every so many steps; a multiple of ``mask_refresh_steps``, so that resuming is exact.
+        checkpoint_steps: a checkpoint every so many steps; a multiple of ``mask_refresh_steps``, so
+            that resuming is exact.
         seed: of weights, batches and subnets.
-        dtype: arithmetic of the forward pass; ``auto`` is bfloat16 autocast where a timed product is faster.
+        dtype: arithmetic of the forward pass; ``auto`` is bfloat16 autocast where a timed product
+            is faster.
 
     Raises:
         ValueError: if a field is outside its domain.

@@ -10,7 +10,8 @@ from search_spaces import Architecture, SearchSpace
 def sandwich(space: SearchSpace, num_random: int, seed: int, step: int) -> list[Architecture]:
     """Largest, smallest and random subnets of one step (Yu & Huang, 1903.05134, sec. 3.1).
 
-    A pure function of its arguments: every process of a parallel run, and a resumed run, draws the same.
+    A pure function of its arguments: every process of a parallel run, and a resumed run, draws the
+    same.
 
     Args:
         space: where to draw from.
@@ -28,8 +29,9 @@ def sandwich(space: SearchSpace, num_random: int, seed: int, step: int) -> list[
 def draw_subnet(space: SearchSpace, rng: np.random.Generator) -> Architecture:
     """Draw a subnet with its own probabilities of keeping a part and of being sparse.
 
-    Independent uniform choices would nearly always drop half of the parts and make most weights sparse; a search front holds
-    subnets from almost whole and dense to almost empty. So each draw first picks how much it keeps and how sparse it is.
+    Independent uniform choices would nearly always drop half of the parts and make most weights
+    sparse; a search front holds subnets from almost whole and dense to almost empty. So each draw
+    first picks how much it keeps and how sparse it is.
     """
     keep, sparse = rng.uniform(0.4, 1.0), rng.uniform(0.0, 1.0)
     params = {c.name: c.values[rng.integers(len(c.values))] for c in space.choices}

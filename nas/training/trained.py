@@ -77,14 +77,17 @@ def train_supernet(
 ) -> TrainedSupernet:
     """A trained supernet of a space: the embedded one where it fits, else trained here, resumed and cached in ``out``.
 
-    The embedded supernet is used as it is for its own space and text. On another text it is the starting point, with its tokenizer,
-    unless ``from_scratch`` or another space asks for weights and a tokenizer of their own.
+    The embedded supernet is used as it is for its own space and text. On another text it is the
+    starting point, with its tokenizer, unless ``from_scratch`` or another space asks for weights
+    and a tokenizer of their own.
 
     Args:
         space: what to train.
         corpus: ``stdlib``, a file, a folder, a parquet file, or ``hf:<dataset>[:config]``.
-        recipe: how to train; None takes the embedded supernet untouched if it fits, and the default recipe otherwise.
-        out: folder of tokens, checkpoints and the result; by default ``runs/supernet-<space>-<corpus>``.
+        recipe: how to train; None takes the embedded supernet untouched if it fits, and the default
+            recipe otherwise.
+        out: folder of tokens, checkpoints and the result; by default
+            ``runs/supernet-<space>-<corpus>``.
         device: ``cpu`` or ``cuda``.
         from_scratch: do not start from the embedded supernet.
         progress: whether to show a progress bar.
@@ -129,7 +132,9 @@ def train_supernet(
     return TrainedSupernet(model, text, supernet_info(path), path)
 
 
-def load_trained(path: PathLike, corpus: PathLike, cache_dir: PathLike, device: str = "cpu") -> TrainedSupernet:
+def load_trained(
+    path: PathLike, corpus: PathLike, cache_dir: PathLike, device: str = "cpu"
+) -> TrainedSupernet:
     """Load a stored supernet with a corpus already tokenized in ``cache_dir``.
 
     Args:
@@ -155,4 +160,3 @@ def fits_embedded(space: SearchSpace) -> bool:
         return False
     stored = dict(supernet_info(embedded_path())["space"])
     return SearchSpace.from_json(stored).fingerprint == space.fingerprint
-

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -50,14 +53,17 @@ def train(
         checkpoint: JSON to keep checkpoints at; None keeps none.
         subnets: step to the subnets it visits, teacher first; the sandwich rule by default.
         progress: whether to show loss, tokens/s and the time left.
-        stop_after: end early after this step, with a checkpoint, as if interrupted.
+        stop_after: end early after this step, as if killed there: steps since the last checkpoint
+            are lost.
 
     Returns:
-        Loss curve: (step, largest subnet's loss, mean distillation loss of the others) in nats per token, averaged over 25 steps.
+        Loss curve: (step, largest subnet's loss, mean distillation loss of the others) in nats per
+        token, averaged over 25 steps.
 
     Raises:
         TrainingDiverged: if a loss is not finite.
-        ValueError: if the checkpoint belongs to another recipe, space or text, or the batch does not divide by the processes.
+        ValueError: if the checkpoint belongs to another recipe, space or text, or the batch does
+            not divide by the processes.
     """
     device = next(supernet.parameters()).device
     processes = Processes(device)
@@ -66,45 +72,69 @@ def train(
             f"expected batch_size divisible by {processes.world_size} processes, got {recipe.batch_size}"
         )
     visit = subnets or (lambda step: sandwich(supernet.space, recipe.num_random, recipe.seed, step))
-    batches = TokenBatches(tokens, recipe.context, recipe.batch_size // processes.world_size, recipe.seed)
+    batches = TokenBatches(
+        tokens, recipe.context, recipe.batch_size // processes.world_size, recipe.seed
+    )
     optimizer = _optimizer(supernet, recipe)
-    identity = {"recipe": recipe.to_json(), "space": supernet.space.fingerprint, "num_tokens": len(tokens)}
-    start, curve, dtype = _resume(supernet, optimizer, checkpoint, identity)
-    dtype = dtype or faster_dtype(recipe.dtype, device)
+    identity = {
+        "recipe": recipe.to_json(),
+        "space": supernet.space.fingerprint,
+        "num_tokens": len(tokens),
+        "tokens_sha256": hashlib.sha256(np.ascontiguousarray(tokens).data).hexdigest(),
+    }
+    start, curve, recent, dtype = _resume(supernet, optimizer, checkpoint, identity)
+    dtype = dtype or processes.agree(faster_dtype(recipe.dtype, device))
     masks = MaskCache(hold=True)
-    recent: list[tuple[float, float]] = []
-    bar = tqdm(total=recipe.steps, initial=start, unit="step", disable=not (progress and processes.is_first))
+    bar = tqdm(
+        total=recipe.steps,
+        initial=start,
+        unit="step",
+        disable=not (progress and processes.is_first),
+    )
     bar.set_description("train supernet")
     began = time.perf_counter()
     try:
         for step in range(start, recipe.steps):
             if step % recipe.mask_refresh_steps == 0:
                 masks.clear()
-            batch = torch.as_tensor(batches.batch(step, processes.rank, processes.world_size)).to(device)
+            batch = torch.as_tensor(batches.batch(step, processes.rank, processes.world_size)).to(
+                device
+            )
             losses = _backward(supernet, batch, visit(step), masks, dtype)
             processes.average_gradients(supernet.parameters())
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(step)
-            nn.utils.clip_grad_norm_(supernet.parameters(), recipe.gradient_clip)
+            norm = float(nn.utils.clip_grad_norm_(supernet.parameters(), recipe.gradient_clip))
+            largest, others = processes.mean(losses).tolist()
+            if not all(
+                math.isfinite(number) for number in (largest, others, norm)
+            ):  # before the weights are spoiled
+                raise TrainingDiverged(
+                    f"expected a finite loss and gradient at step {step}, got {largest}, {others} and {norm}; "
+                    f"lower learning_rate (now {recipe.learning_rate})"
+                )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            torch.autograd.graph.increment_version(
+                list(supernet.parameters())
+            )  # the fused optimizer does not
 
-            largest, others = processes.mean(losses).tolist()
-            if not (abs(largest) < float("inf") and abs(others) < float("inf")):
-                raise TrainingDiverged(
-                    f"expected a finite loss at step {step}, got {largest}; lower learning_rate (now {recipe.learning_rate})"
-                )
             recent.append((largest, others))
             if len(recent) == 25 or step + 1 == recipe.steps:
                 mean = [sum(column) / len(recent) for column in zip(*recent, strict=True)]
                 curve.append((step + 1, round(mean[0], 5), round(mean[1], 5)))
                 recent.clear()
-            speed = (step + 1 - start) * recipe.batch_size * recipe.context / (time.perf_counter() - began)
+            speed = (
+                (step + 1 - start)
+                * recipe.batch_size
+                * recipe.context
+                / (time.perf_counter() - began)
+            )
             bar.set_postfix_str(f"loss {largest:.3f}, {speed:,.0f} tokens/s")
             bar.update()
-            if (step + 1) % recipe.checkpoint_steps == 0 or step + 1 in (stop_after, recipe.steps):
+            if (step + 1) % recipe.checkpoint_steps == 0 or step + 1 == recipe.steps:
                 if checkpoint is not None and processes.is_first:
-                    _save(supernet, optimizer, checkpoint, identity, step + 1, curve, dtype)
+                    _save(supernet, optimizer, checkpoint, identity, step + 1, curve, recent, dtype)
                 processes.wait()
             if step + 1 == stop_after:
                 break
@@ -133,12 +163,12 @@ def _backward(
     logits = forward(architectures[0])
     loss = next_token_loss(logits, targets)
     teacher = logits.detach()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     others = torch.zeros((), device=batch.device)
     for architecture in architectures[1:]:
         # The students' mean, not their sum: three students outvote the teacher, and a weak teacher holds all of them back.
         distilled = distillation_loss(forward(architecture), teacher) / (len(architectures) - 1)
-        distilled.backward()  # type: ignore[no-untyped-call]
+        distilled.backward()
         others += distilled.detach()
     return torch.stack([loss.detach(), others])
 
@@ -160,26 +190,28 @@ def _save(
     identity: dict[str, Any],
     step: int,
     curve: LossCurve,
+    recent: list[tuple[float, float]],
     dtype: torch.dtype,
 ) -> None:
-    tensors = {f"model.{name}": parameter for name, parameter in supernet.named_parameters()}
+    tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in supernet.named_parameters()}
     for name, parameter in supernet.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"adam.{name}.{key}"] = torch.as_tensor(value)
-    info = identity | {"step": step, "loss_curve": curve, "dtype": str(dtype).removeprefix("torch.")}
+    progress = {"step": step, "loss_curve": curve, "recent_losses": recent}
+    info = identity | progress | {"dtype": str(dtype).removeprefix("torch.")}
     save_tensors(path, "training", tensors, info)
 
 
 def _resume(
     supernet: Supernet, optimizer: torch.optim.AdamW, path: Path | None, identity: dict[str, Any]
-) -> tuple[int, LossCurve, torch.dtype | None]:
+) -> tuple[int, LossCurve, list[tuple[float, float]], torch.dtype | None]:
     if path is None or not path.exists():
-        return 0, [], None
+        return 0, [], [], None
     tensors, info = load_tensors(path, "training")
     for name, expected in identity.items():
-        if info.get(name) != expected:
+        if info.get(name, expected) != expected:
             raise CheckpointError(
-                f"expected a checkpoint of this run at {path}, but its {name} differs: {info.get(name)} is not {expected}; "
+                f"expected a checkpoint of this run at {path}, but its {name} differs: {info[name]} is not {expected}; "
                 "use another output folder, or delete the checkpoint"
             )
     with torch.no_grad():
@@ -190,4 +222,5 @@ def _resume(
             if state:
                 optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}
     curve = [(int(s), float(a), float(b)) for s, a, b in info["loss_curve"]]
-    return int(info["step"]), curve, getattr(torch, info["dtype"])
+    recent = [(float(a), float(b)) for a, b in info.get("recent_losses", [])]
+    return int(info["step"]), curve, recent, getattr(torch, info["dtype"])

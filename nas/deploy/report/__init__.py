@@ -13,7 +13,16 @@ from nas.deploy.report.terminal import print_report, summary
 from nas.deploy.report.view import View
 from nas.files import write_bytes_atomic, write_text_atomic
 
-__all__ = ["ReportPaths", "ResultsError", "View", "load", "print_report", "render", "summary", "validate"]
+__all__ = [
+    "ReportPaths",
+    "ResultsError",
+    "View",
+    "load",
+    "print_report",
+    "render",
+    "summary",
+    "validate",
+]
 
 
 @dataclass(frozen=True)

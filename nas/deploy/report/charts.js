@@ -6,6 +6,7 @@
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
   const isNarrow = () => document.documentElement.clientWidth < 640;
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
+  const isCrowded = data.winners.length > 15;  // then the numbers are left to pointing at a winner
   const isTouch = window.matchMedia("(pointer: coarse)").matches;
 
   function layout(extra) {
@@ -54,27 +55,27 @@
       type: "scatter", mode: "lines", meta: "predicted", visible: !hidden.has("predicted") && !hidden.has("measured"),
       x: join.x, y: join.y, hoverinfo: "skip", line: { width: 1.2, dash: "dot", color: color("winner") },
     });
-    const error = (i) => ({
-      type: "data", symmetric: false, thickness: 1.1, width: 3, color: color("winner"),
-      array: claims.map((w) => w.predicted[i][2] - w.predicted[i][0]),
-      arrayminus: claims.map((w) => w.predicted[i][0] - w.predicted[i][1]),
-    });
-    add("predicted", claims, (w) => w.predicted.map((p) => p && p[0]), {
-      error_x: error(x), error_y: error(y),
-      marker: { size: 8, symbol: "circle-open", color: color("winner"), line: line(1.4, color("winner")) },
-    });
+    const addClaims = (points, style) => {
+      const error = (i) => ({
+        type: "data", symmetric: false, thickness: 1.1, width: 3, color: color("winner"),
+        array: points.map((w) => w.predicted[i][2] - w.predicted[i][0]),
+        arrayminus: points.map((w) => w.predicted[i][0] - w.predicted[i][1]),
+      });
+      add("predicted", points, (w) => w.predicted.map((p) => p && p[0]), Object.assign({ error_x: error(x), error_y: error(y) }, style));
+    };
+    const hollow = (size) => ({ size: size, color: color("bg"), line: line(1.4, color("winner")) });
     const unmeasured = claims.filter((w) => w.status === "unmeasured");
-    add("predicted", unmeasured, (w) => w.predicted.map((p) => p && p[0]), {
-      mode: "markers+text", text: unmeasured.map((w) => String(w.number)), textposition: "middle center",
-      textfont: { size: 10, color: color("winner") }, cliponaxis: false,
-      marker: { size: 17, symbol: "circle-open", color: color("winner"), line: line(1.2, color("winner")) },
+    addClaims(claims.filter((w) => w.status !== "unmeasured"), { marker: hollow(8) });
+    addClaims(unmeasured, {
+      mode: isCrowded ? "markers" : "markers+text", text: unmeasured.map((w) => String(w.number)), textposition: "middle center",
+      textfont: { size: 10, color: color("winner") }, cliponaxis: false, marker: hollow(isCrowded ? 10 : 17),
     });
-    const numbered = (ink) => ({ mode: "markers+text", textposition: "middle center", textfont: { size: 10, color: ink }, cliponaxis: false });
+    const numbered = (ink) => ({ mode: isCrowded ? "markers" : "markers+text", textposition: "middle center", textfont: { size: 10, color: ink }, cliponaxis: false });
     const withText = (group, status, symbol, c, ink) => {
       const points = data.winners.filter((w) => w.status === status && pair(w.measured));
       add(group, points, (w) => w.measured, Object.assign(numbered(ink), {
         text: points.map((w) => String(w.number)),
-        marker: { size: 17, symbol: symbol, color: c, line: line(1, color("bg")) },
+        marker: { size: isCrowded ? 10 : 17, symbol: symbol, color: c, line: line(1, color("bg")) },
       }));
     };
     withText("measured", "verified", "circle", color("winner"), color("bg"));
@@ -118,13 +119,21 @@
     return [low - pad, high + pad];
   }
 
+  function axisText(metric, isLog) {
+    const scale = isLog ? " (log)" : "";
+    if (!isNarrow() || !metric.workload) return escape(metric.axis + scale);
+    return escape(metric.title + scale) + "<br>" + escape(metric.workload);  // one line would not fit
+  }
+
   function drawFront() {
     const x = +$("axis-x").value, y = +$("axis-y").value;
     const logX = $("log-x").checked, logY = $("log-y").checked;
     const traces = frontTraces(x, y);
+    const ticks = (range) => range && range[1] - range[0] > 0.7 && range[1] - range[0] < 3 ? "D2" : undefined;  // 1, 2, 5
     const axis = (i, isLog, range) => ({
-      title: { text: data.metrics[i].axis + (isLog ? " (log)" : "") , standoff: 10 }, type: isLog ? "log" : "linear",
-      tickformat: data.metrics[i].tickformat, ticksuffix: data.metrics[i].suffix, range: range, autorange: range === undefined,
+      dtick: isLog ? ticks(range) : undefined,
+      title: { text: axisText(data.metrics[i], isLog), standoff: 10 }, type: isLog ? "log" : "linear",
+      tickformat: data.metrics[i].tickformat || (isLog ? "~g" : ""), ticksuffix: data.metrics[i].suffix, range: range, autorange: range === undefined,
       exponentformat: "SI",
     });
     const close = !$("show-all").checked && data.winners.length > 0;
@@ -192,9 +201,9 @@
     for (const [keep, symbol, c] of [[inside, "circle", color("winner")], [(w) => !inside(w), "square", color("bad")]]) {
       const own = points.filter(keep);
       traces.push({
-        x: own.map((w) => w.measured[i]), y: own.map((w) => w.predicted[i][0]), mode: "markers+text",
+        x: own.map((w) => w.measured[i]), y: own.map((w) => w.predicted[i][0]), mode: isCrowded ? "markers" : "markers+text",
         text: own.map((w) => String(w.number)), textposition: "middle center", textfont: { size: 10, color: color("bg") },
-        marker: { size: 16, symbol: symbol, color: c }, customdata: own,
+        marker: { size: isCrowded ? 9 : 16, symbol: symbol, color: c }, customdata: own,
         error_y: { type: "data", symmetric: false, color: c, thickness: 1.3, width: 4,
           array: own.map((w) => w.predicted[i][2] - w.predicted[i][0]), arrayminus: own.map((w) => w.predicted[i][0] - w.predicted[i][1]) },
         hovertemplate: own.map((w) => hover(w, i, i)),
@@ -210,6 +219,11 @@
 
   function draw() { drawFront(); drawHypervolume(); drawCalibration(); }
 
+  for (const key of ["x", "y"]) {
+    const reset = () => { $("log-" + key).checked = data.metrics[+$("axis-" + key).value].log; };
+    $("axis-" + key).addEventListener("change", reset);  // before the listener that draws
+    reset();
+  }
   draw();
   showDetail(data.winners.find((w) => w.number === data.first) || data.baseline);
   for (const event of ["plotly_hover", "plotly_click"]) {

@@ -21,12 +21,11 @@ def payload(view: View) -> dict[str, Any]:
         JSON values: ``metrics``, the points of the front (trials, random search, winners, baseline), ``hypervolume``.
     """
     return {
-        "metrics": [_metric(m) for m in view.metrics],
+        "metrics": [_metric(m, spans_decades(shown_values(view, m.name))) for m in view.metrics],
         "x": default_axes(view)[0],
         "y": default_axes(view)[1],
         "trials": [
-            _searched(f"trial {t.get('number', i)}", t, view)
-            for i, t in enumerate(view.trials)
+            _searched(f"trial {t.get('number', i)}", t, view) for i, t in enumerate(view.trials)
         ],
         "random": [
             _searched(f"random search, point {i}", p, view)
@@ -36,9 +35,7 @@ def payload(view: View) -> dict[str, Any]:
         "baseline": {
             "title": "dense baseline" + (f", {view.baseline_path}" if view.baseline_path else ""),
             "values": [view.baseline.get(m.name) for m in view.metrics],
-            "rows": [
-                [m.label, None, m.format(view.baseline.get(m.name))] for m in view.metrics
-            ],
+            "rows": [[m.label, None, m.format(view.baseline.get(m.name))] for m in view.metrics],
             "architecture": describe(view.baseline_architecture),
         },
         "hypervolume": _hypervolume(view),
@@ -56,19 +53,35 @@ def default_axes(view: View) -> tuple[int, int]:
     return x, y
 
 
+def shown_values(view: View, name: str) -> list[float]:
+    """Every value of a metric that the first view must hold: baseline, winners with intervals, random search's front."""
+    rows = [view.baseline, *(w.measured for w in view.winners)]
+    rows += [p["values"] for p in view.random.get("front") or []]
+    claims = [w.predicted[name] for w in view.winners if name in w.predicted]
+    values = [row[name] for row in rows if name in row]
+    return values + [end for claim in claims for end in (claim.low, claim.high)]
+
+
+def spans_decades(values: list[float]) -> bool:
+    """Whether values are better read on a logarithmic axis."""
+    return bool(values and min(values) > 0 and max(values) > 8 * min(values))
+
+
 def to_script(value: dict[str, Any]) -> str:
     """JSON that is safe inside a ``<script>`` element: no tag can begin or end in it."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _metric(metric: Metric) -> dict[str, str]:
-    has_prefix = metric.unit == "bytes" or metric.base in ("params", "nonzeros", "flops")
+def _metric(metric: Metric, is_log: bool) -> dict[str, str | bool]:
     return {
         "name": metric.name,
+        "log": is_log,
         "label": metric.label,
-        "axis": metric.label if metric.unit == "bytes" else metric.axis,
-        "tickformat": "~s" if has_prefix else "",
+        "axis": metric.axis,
+        "title": metric.title + (metric.axis.removeprefix(metric.label)),
+        "workload": metric.workload,
+        "tickformat": "~s" if metric.has_prefix else "",
         "suffix": "B" if metric.unit == "bytes" else "",
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nas.deploy.report.figures import default_axes
+from nas.deploy.report.figures import default_axes, shown_values, spans_decades
 from nas.deploy.report.units import Metric, ratio
 from nas.deploy.report.view import View, Winner
 
@@ -35,7 +35,7 @@ def render_png(view: View) -> bytes:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
-        canvas = FigureCanvasAgg(figure)
+        FigureCanvasAgg(figure)  # attaches itself: no global pyplot figure
         x, y = default_axes(view)
         across = [x, *(i for i in range(len(view.metrics)) if i not in (x, y))][:2]
         axes = figure.subplots(1, len(across), sharey=True, squeeze=False)[0]
@@ -43,14 +43,18 @@ def render_png(view: View) -> bytes:
         for panel, index in zip(axes, across, strict=True):
             _draw(panel, view, index, y)
             _style(panel, view.metrics[index], view.metrics[y], panel is axes[0])
-        handles, labels = axes[0].get_legend_handles_labels()
+        entries = {
+            label: handle
+            for panel in axes
+            for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+        }
         figure.legend(
-            handles, labels, loc="upper left", bbox_to_anchor=(0.075, 0.925), ncols=len(handles), frameon=False,
+            list(entries.values()), list(entries), loc="upper left", bbox_to_anchor=(0.075, 0.925), ncols=len(entries), frameon=False,
             prop={"family": _FONT, "size": 8}, labelcolor=_INK, handletextpad=0.3, columnspacing=1.2, borderaxespad=0,
         )  # fmt: skip
         figure.text(0.085, 0.95, _headline(view), family=_FONT, size=11, color=_INK, weight="bold")
         buffer = io.BytesIO()
-        canvas.print_png(buffer, metadata={"Software": "sparse-gpt-nas"})
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": "sparse-gpt-nas"})
         return buffer.getvalue()
 
 
@@ -79,18 +83,46 @@ def _draw(panel: Axes, view: View, x: int, y: int) -> None:
         s=34, marker="D", facecolors="none", edgecolors=_RANDOM, linewidths=1.3, zorder=3,
     )  # fmt: skip
     _draw_claims(panel, [w for w in view.winners if all(n in w.predicted for n in names)], names)
+    is_crowded = len(view.winners) > 15  # numbers would cover one another
     for status, label, marker, color in (
         ("verified", "measured and verified", "o", _WINNER),
         ("failed", "failed a check", "s", _BAD),
     ):
-        own = [w for w in view.winners if w.status == status and all(n in w.measured for n in names)]
-        scatter([w.measured for w in own], label, s=95, marker=marker, c=color, edgecolors="white", linewidths=0.8, zorder=5)
-        for w in own:
+        own = [
+            w for w in view.winners if w.status == status and all(n in w.measured for n in names)
+        ]
+        scatter(
+            [w.measured for w in own],
+            label,
+            s=34 if is_crowded else 95,
+            marker=marker,
+            c=color,
+            edgecolors="white",
+            linewidths=0.8,
+            zorder=5,
+        )
+        for w in [] if is_crowded else own:
             at = (w.measured[names[0]], w.measured[names[1]])
             panel.annotate(
-                str(w.number), at, ha="center", va="center_baseline", size=6.5, color="white", family=_FONT, zorder=6
+                str(w.number),
+                at,
+                ha="center",
+                va="center_baseline",
+                size=6.5,
+                color="white",
+                family=_FONT,
+                zorder=6,
             )
-    scatter([view.baseline], "dense baseline", s=150, marker="*", c=_INK, edgecolors="white", linewidths=0.8, zorder=4)
+    scatter(
+        [view.baseline],
+        "dense baseline",
+        s=150,
+        marker="*",
+        c=_INK,
+        edgecolors="white",
+        linewidths=0.8,
+        zorder=4,
+    )
     _focus(panel, view, names)
 
 
@@ -99,7 +131,10 @@ def _draw_claims(panel: Axes, winners: list[Winner], names: tuple[str, str]) -> 
         return
     claims = [[w.predicted[n] for w in winners] for n in names]
     means = [[c.mean for c in axis] for axis in claims]
-    errors = [[[max(0.0, c.mean - c.low) for c in axis], [max(0.0, c.high - c.mean) for c in axis]] for axis in claims]
+    errors = [
+        [[max(0.0, c.mean - c.low) for c in axis], [max(0.0, c.high - c.mean) for c in axis]]
+        for axis in claims
+    ]
     panel.errorbar(
         means[0], means[1], xerr=errors[0], yerr=errors[1], fmt="o", ms=4.5, mfc="white", mec=_WINNER, ecolor=_WINNER,
         elinewidth=0.8, capsize=2, mew=1.1, label="predicted", zorder=4,
@@ -114,31 +149,50 @@ def _focus(panel: Axes, view: View, names: tuple[str, str]) -> None:
     """Look at winners, random search's front and the baseline: early trials can be far away."""
     if not view.winners:
         return
-    shown = [view.baseline, *(w.measured for w in view.winners), *(p["values"] for p in view.random.get("front") or [])]
-    for name, set_range in zip(names, (panel.set_xlim, panel.set_ylim), strict=True):
-        values = [v[name] for v in shown if name in v]
-        values += [e for w in view.winners if (c := w.predicted.get(name)) for e in (c.low, c.high)]
+    for name, axis in zip(names, ("x", "y"), strict=True):
+        values = shown_values(view, name)
         low, high = min(values), max(values)
-        if low < high:
-            set_range(low - 0.07 * (high - low), high + 0.07 * (high - low))
+        if low >= high:
+            continue
+        if spans_decades(values):
+            pad = (high / low) ** 0.07
+            panel.set(**{f"{axis}scale": "log", f"{axis}lim": (low / pad, high * pad)})
+        else:
+            pad = 0.07 * (high - low)
+            panel.set(**{f"{axis}lim": (low - pad, high + pad)})
 
 
 def _style(panel: Axes, x: Metric, y: Metric, is_first: bool) -> None:
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    from matplotlib.ticker import (
+        EngFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+        ScalarFormatter,
+    )
 
     for axis, metric in ((panel.xaxis, x), (panel.yaxis, y)):
-        axis.set_major_locator(MaxNLocator(6))
-        if metric.unit == "bytes" or metric.base in ("params", "nonzeros", "flops"):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_formatter(NullFormatter())
+        else:
+            axis.set_major_locator(MaxNLocator(6))
+        if metric.has_prefix:
             axis.set_major_formatter(EngFormatter(unit="B" if metric.unit == "bytes" else ""))
-    panel.set_xlabel(x.axis, family=_FONT, size=9, color=_INK)
+    panel.set_xlabel(_axis_text(x, panel.get_xscale()), family=_FONT, size=9, color=_INK)
     if is_first:
-        panel.set_ylabel(y.axis, family=_FONT, size=9, color=_INK)
+        panel.set_ylabel(_axis_text(y, panel.get_yscale()), family=_FONT, size=9, color=_INK)
     panel.grid(True, color=_LINE, linewidth=0.7)
     panel.set_axisbelow(True)
     panel.tick_params(labelsize=8, colors=_MUTED, labelfontfamily=_FONT)
     for side, spine in panel.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_MUTED)
+
+
+def _axis_text(metric: Metric, scale: str) -> str:
+    return metric.axis + (" (log)" if scale == "log" else "")
 
 
 @contextmanager

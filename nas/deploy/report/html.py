@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,16 @@ from typing import Any
 import jinja2
 
 from nas.deploy.report import figures
-from nas.deploy.report.units import Metric, number, percent, ratio
-from nas.deploy.report.view import PERPLEXITY_LIMIT, RandomPoint, Status, View, Winner
-from search_spaces import Architecture, LayerConfig, Sparsity
+from nas.deploy.report.layers import PATTERNS, cards
+from nas.deploy.report.table import paths, quality_rows, rows
+from nas.deploy.report.units import Metric, number, percent
+from nas.deploy.report.usage import usage
+from nas.deploy.report.verdict import key_figures, random_text, verdict
+from nas.deploy.report.view import View
 
+OPEN_CARDS = 9  # the baseline and eight winners; more are a click away
 _LEGEND = (
-    ("trials", "trials of the search", '<circle cx="8" cy="8" r="3.2" fill="var(--trial)"/>'),
+    ("trials", "trials", '<circle cx="8" cy="8" r="3.2" fill="var(--trial)"/>'),
     (
         "random",
         "random search's front",
@@ -26,14 +28,17 @@ _LEGEND = (
     ),
     (
         "predicted",
-        "winners, predicted",
-        '<path d="M8 0V16" stroke="var(--winner)"/>'
-        '<circle cx="8" cy="8" r="4" fill="var(--bg)" stroke="var(--winner)" stroke-width="1.5"/>',
+        "predicted",
+        '<path d="M8 0V4M8 12V16" stroke="var(--winner)"/><circle cx="8" cy="8" r="4" fill="none" stroke="var(--winner)"/>',
     ),
-    ("measured", "winners, measured and verified", '<circle cx="8" cy="8" r="7" fill="var(--winner)"/>'),
+    (
+        "measured",
+        "measured, verified",
+        '<circle cx="8" cy="8" r="7" fill="var(--winner)"/>',
+    ),
     (
         "failed",
-        "measured, failed a check",
+        "measured, failed",
         '<rect x="1.5" y="1.5" width="13" height="13" fill="var(--bad)"/>',
     ),
     (
@@ -59,26 +64,32 @@ def render_html(view: View, png: bytes, out_dir: Path) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((folder / "template.html.j2").read_text(encoding="utf-8"))
     statuses = {w.status for w in view.winners}
-    drawn = {"trials": view.results["trials"], "random": view.random.get("front"), "predicted": view.winners}
+    drawn = {"trials": view.trials, "random": view.random.get("front"), "predicted": view.winners}
     drawn |= {"measured": "verified" in statuses, "failed": "failed" in statuses, "baseline": True}
     return template.render(
         view=view,
         title=_title(view),
         level=percent(view.interval_level),
+        options=_options(view),
         axes=figures.default_axes(view),
         legend=[entry for entry in _LEGEND if drawn[entry[0]]],
         front_alt=_front_alt(view),
         hypervolume_alt=_hypervolume_alt(view),
-        has_hypervolume=bool(view.results.get("hypervolume_trace") or view.random.get("trace_mean")),
+        has_hypervolume=bool(
+            view.results.get("hypervolume_trace") or view.random.get("trace_mean")
+        ),
         claims=_claims(view),
-        rows=[_baseline_row(view), *_random_rows(view), *(_winner_row(w, view) for w in view.winners)],
-        paths=_paths(view),
+        verdict=verdict(view),
+        key_figures=key_figures(view),
+        rows=rows(view),
+        paths=paths(view),
         patterns=list(PATTERNS.values()),
-        cards=_cards(view),
+        cards=cards(view),
         num_open=OPEN_CARDS,
-        surrogate=[_quality(Metric(name), quality) for name, quality in view.surrogate.items()],
+        surrogate=quality_rows(view),
         samples=_samples(view),
-        use=_use(view, out_dir),
+        use=usage(view, out_dir),
+        command=str(view.results.get("command") or ""),
         provenance=list(_flatten(view.provenance)),
         data=figures.to_script(figures.payload(view)),
         charts=(folder / "charts.js").read_text(encoding="utf-8"),
@@ -94,16 +105,20 @@ def _plotly() -> str:
 
 
 def _title(view: View) -> str:
-    about = [view.provenance.get(name) for name in ("space", "corpus", "device")]
-    texts = [f"{prefix}{value}" for prefix, value in zip(("space ", "text ", "on "), about, strict=True) if value]
-    return " · ".join(["Sparse GPT search", *texts])
+    parts = ["Sparse GPT search"]
+    for name, word in (("space", "space"), ("corpus", "text"), ("device", "on")):
+        text = str(view.provenance.get(name) or "")
+        if len(text) > 48:  # a path, say; the whole of it stands under provenance
+            text = f"{text[:16]}...{text[-28:]}"
+        parts += [f"{word} {text}"] if text else []
+    return " · ".join(parts)
 
 
 def _front_alt(view: View) -> str:
     x, y = (view.metrics[i] for i in figures.default_axes(view))
     return (
-        f"{y.label} over {x.label}: {len(view.results['trials'])} trials, {len(view.winners)} winners of which "
-        f"{len(view.verified)} verified, the dense baseline and random search's front. {view.verdict} "
+        f"{y.label} over {x.label}: {len(view.trials)} trials, {len(view.winners)} winners of which "
+        f"{len(view.verified)} verified, the dense baseline and random search's front. {verdict(view)} "
         "The table of winners below holds the figures."
     )
 
@@ -111,7 +126,7 @@ def _front_alt(view: View) -> str:
 def _hypervolume_alt(view: View) -> str:
     if view.hypervolume is None:
         return ""
-    return f"The search ends at {view.hypervolume:.3f}; {view.random_text}."
+    return f"The search ends at {view.hypervolume:.3f}; {random_text(view)}."
 
 
 def _claims(view: View) -> list[tuple[int, Metric]]:
@@ -121,6 +136,12 @@ def _claims(view: View) -> list[tuple[int, Metric]]:
         for i, metric in enumerate(view.metrics)
         if any(metric.name in w.predicted and metric.name in w.measured for w in view.winners)
     ]
+
+
+def _options(view: View) -> list[str]:
+    """Objectives in selection lists: without the workload where that is clear, as narrow screens cut long options."""
+    titles = [m.title for m in view.metrics]
+    return [m.title if titles.count(m.title) == 1 else m.label for m in view.metrics]
 
 
 def _samples(view: View) -> list[tuple[str, str]]:
@@ -144,7 +165,11 @@ def _fact(name: str, value: Any) -> str:
         return f"{value:.0f} s"
     if isinstance(value, float):
         return number(value)
-    text = f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if isinstance(value, int) and value >= 10_000 else str(value)
+    text = (
+        f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+        if isinstance(value, int) and value >= 10_000
+        else str(value)
+    )
     if name == "cardinality" and text.isdecimal() and len(text) > 9:
         return f"{text[0]}.{text[1:3]} × 10^{len(text) - 1} architectures"
     return text

@@ -32,7 +32,8 @@ class Part:
     adapter: int = 0
 
 
-def _cards(view: View) -> list[dict[str, Any]]:
+def cards(view: View) -> list[dict[str, Any]]:
+    """What the template's cards show: the dense baseline first, then every winner."""
     architectures = [view.baseline_architecture, *(w.architecture for w in view.winners)]
     heads = max(layer.num_heads for a in architectures for layer in a.layers) or 1
     neurons = max(a.ffn_dim(i) for a in architectures for i in range(a.depth)) or 1
@@ -40,15 +41,23 @@ def _cards(view: View) -> list[dict[str, Any]]:
 
     def card(architecture: Architecture, name: str, **fields: Any) -> dict[str, Any]:
         layers = [
-            _parts(layer, architecture.ffn_dim(i), heads, neurons) for i, layer in enumerate(architecture.layers)
+            _parts(layer, architecture.ffn_dim(i), heads, neurons)
+            for i, layer in enumerate(architecture.layers)
         ]
         shape = f"{architecture.depth} of {depth} layers, width {architecture.embed_dim} of {width}"
         alt = f"Layers of {name}: " + "; ".join(
-            f"{i}: attention {_part_text(a)}, FFN {_part_text(f)}" for i, (a, f) in enumerate(layers, 1)
+            f"{i}: attention {_part_text(a)}, FFN {_part_text(f)}"
+            for i, (a, f) in enumerate(layers, 1)
         )
-        return {"name": name, "layers": layers, "shape": shape, "alt": alt} | fields
+        return {
+            "name": name,
+            "layers": layers,
+            "shape": shape,
+            "alt": alt,
+            "label": str(architecture),
+        } | fields
 
-    cards = [
+    found = [
         card(
             view.baseline_architecture,
             "dense baseline",
@@ -62,20 +71,22 @@ def _cards(view: View) -> list[dict[str, Any]]:
     for winner in view.winners:
         values = winner.measured or {name: c.mean for name, c in winner.predicted.items()}
         facts = _facts(values, view, "" if winner.measured else "≈ ")
-        cards.append(
+        found.append(
             card(
                 winner.architecture,
                 winner.name,
-                id=_anchor(winner),
+                id=winner.anchor,
                 status=winner.status,
                 state=STATES[winner.status],
                 facts=", ".join(facts) + ("" if winner.measured else " (predicted)"),
+                label=winner.label,
                 checks=[
-                    {"passed": c.passed, "label": Metric(c.name, c.unit).label, "text": c.text} for c in winner.checks
+                    {"passed": c.passed, "label": Metric(c.name, c.unit).label, "text": c.text}
+                    for c in winner.checks
                 ],
             )
         )
-    return cards
+    return found
 
 
 def _facts(values: dict[str, float], view: View, sign: str = "") -> list[str]:
@@ -83,7 +94,9 @@ def _facts(values: dict[str, float], view: View, sign: str = "") -> list[str]:
     for metric in view.metrics[:3]:
         if metric.name in values:
             text = metric.format(values[metric.name])
-            facts.append(f"perplexity {sign}{text}" if metric.base == "perplexity" else f"{sign}{text}")
+            facts.append(
+                f"perplexity {sign}{text}" if metric.base == "perplexity" else f"{sign}{text}"
+            )
     return facts
 
 
@@ -94,7 +107,9 @@ def _parts(layer: LayerConfig, neurons: int, max_heads: int, max_neurons: int) -
         css, letter, _ = PATTERNS[sparsity.pattern]
         adapter = 0 if sparsity.is_dense else layer.adapter_rank
         width = f"{size} {unit}"
-        return Part(False, round(100 * size / largest, 2), width, str(sparsity), css, letter, adapter)
+        return Part(
+            False, round(100 * size / largest, 2), width, str(sparsity), css, letter, adapter
+        )
 
     heads = "head" if layer.num_heads == 1 else "heads"
     return (
@@ -106,4 +121,6 @@ def _parts(layer: LayerConfig, neurons: int, max_heads: int, max_neurons: int) -
 def _part_text(part: Part) -> str:
     if part.dropped:
         return "dropped"
-    return f"{part.width} {part.sparsity}" + (f" with adapter rank {part.adapter}" if part.adapter else "")
+    return f"{part.width} {part.sparsity}" + (
+        f" with adapter rank {part.adapter}" if part.adapter else ""
+    )

@@ -76,7 +76,7 @@ def validate(results: object, source: str = "results") -> dict[str, Any]:
     if not objectives:
         check.fail("objectives", "at least one objective", "none")
     names = [
-        check.field(check.object(o, f"objectives[{i}]"), f"objectives[{i}]", "name", str)
+        check.field(check.mapping(o, f"objectives[{i}]"), f"objectives[{i}]", "name", str)
         for i, o in enumerate(objectives)
     ]
     if len(set(names)) != len(names):
@@ -84,21 +84,28 @@ def validate(results: object, source: str = "results") -> dict[str, Any]:
     baseline = check.field(results, "", "baseline", dict)
     check.architecture(baseline, "baseline")
     check.values(baseline, "baseline", "measured")
-    for name, kind in (("trials", list), ("hypervolume_trace", list), ("provenance", dict), ("surrogate", dict)):
+    for name, kind in (
+        ("trials", list),
+        ("hypervolume_trace", list),
+        ("provenance", dict),
+        ("surrogate", dict),
+    ):
         if results.get(name) is not None:
             check.field(results, "", name, kind)
     for i, trial in enumerate(results.get("trials") or []):
-        check.architecture(check.object(trial, f"trials[{i}]"), f"trials[{i}]")
+        check.architecture(check.mapping(trial, f"trials[{i}]"), f"trials[{i}]")
         check.values(trial, f"trials[{i}]", "values")
     for i, winner in enumerate(check.field(results, "", "winners", list)):
-        _check_winner(check, check.object(winner, f"winners[{i}]"), f"winners[{i}]")
+        _check_winner(check, check.mapping(winner, f"winners[{i}]"), f"winners[{i}]")
     check.number_list(results, "", "hypervolume_trace")
     check.optional_number(results, "", "hypervolume")
     if (random := results.get("random_search")) is not None:
-        _check_random(check, check.object(random, "random_search"))
+        _check_random(check, check.mapping(random, "random_search"))
     for name, quality in (results.get("surrogate") or {}).items():
         for key in ("num_records", "kendall_tau", "mape", "coverage", "interval_level"):
-            check.optional_number(check.object(quality, f"surrogate.{name}"), f"surrogate.{name}", key)
+            check.optional_number(
+                check.mapping(quality, f"surrogate.{name}"), f"surrogate.{name}", key
+            )
     return results
 
 
@@ -109,13 +116,13 @@ def _check_winner(check: _Checker, winner: dict[str, Any], at: str) -> None:
     for name, claim in check.field(winner, at, "predicted", dict).items():
         place = f"{at}.predicted.{name}"
         for key in ("mean", "low", "high"):
-            check.field(check.object(claim, place), place, key, (int, float))
+            check.field(check.mapping(claim, place), place, key, (int, float))
     check.field(winner, at, "verified", bool)
     for key in ("speedup", "perplexity_ratio", "size_ratio"):
         check.optional_number(winner, at, key)
     for i, item in enumerate(winner.get("checks") or []):
         place = f"{at}.checks[{i}]"
-        check.field(check.object(item, place), place, "name", str)
+        check.field(check.mapping(item, place), place, "name", str)
         check.field(item, place, "passed", bool)
         for key in ("measured", "low", "high", "tolerance"):
             check.optional_number(item, place, key)
@@ -127,7 +134,9 @@ def _check_random(check: _Checker, random: dict[str, Any]) -> None:
     for key in ("hypervolumes", "trace_mean", "trace_std"):
         check.number_list(random, "random_search", key)
     for i, point in enumerate(random.get("front") or []):
-        check.architecture(check.object(point, f"random_search.front[{i}]"), f"random_search.front[{i}]")
+        check.architecture(
+            check.mapping(point, f"random_search.front[{i}]"), f"random_search.front[{i}]"
+        )
         check.values(point, f"random_search.front[{i}]", "values")
 
 
@@ -143,7 +152,7 @@ class _Checker:
             "the file is damaged or was edited: run `nas search` again"
         )
 
-    def object(self, value: object, at: str) -> dict[str, Any]:
+    def mapping(self, value: object, at: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             self.fail(at, "an object", _kind(value))
         assert isinstance(value, dict)
@@ -181,7 +190,7 @@ class _Checker:
         except (ValueError, TypeError, KeyError) as error:
             self.fail(f"{at}.architecture", "a valid architecture", f"one refused with: {error}")
 
-    def finite(self, value: object, at: str) -> None:
+    def finite(self, value: Any, at: str) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             self.fail(at, "a finite number", str(value))
         elif isinstance(value, dict):

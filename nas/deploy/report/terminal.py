@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
@@ -9,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.deploy.report.units import MISSING, Metric, percent, ratio
+from nas.deploy.report.verdict import random_text, verdict
 from nas.deploy.report.view import RandomPoint, View, Winner
 
 _CLAIM = "dim italic"  # a prediction never looks like a measurement
@@ -37,38 +40,49 @@ def summary(view: View, console: Console) -> Group:
     parts: list[RenderableType] = [_models(view, console.width)]
     parts += [_failure(w) for w in view.winners if w.status == "failed"]
     if view.surrogate:
-        parts.append(_surrogates(view))
+        parts += [Text(), _surrogates(view), Text()]
     if view.hypervolume is not None:
-        parts.append(Text(f"Hypervolume {view.hypervolume:.3f}; {view.random_text}."))
+        parts.append(Text(f"Hypervolume {view.hypervolume:.3f}; {random_text(view)}."))
     hits, total = view.intervals
     if total:
         parts.append(
-            Text(f"{hits} of {total} measured values lie in their {percent(view.interval_level)} interval.")
+            Text(
+                f"{hits} of {total} measured values lie in their {percent(view.interval_level)} interval."
+            )
         )
-    parts.append(Text(view.verdict, style="bold"))
+    parts.append(Text(verdict(view), style="bold"))
     return Group(*parts)
 
 
 def _models(view: View, width: int) -> Table:
     rows = _rows(view)
-    heads = ["Model", *(f"{m.title} {m.workload}".strip() for m in view.table_metrics), "Speed-up", "Verified"]
+    heads = [
+        "Model",
+        *(f"{m.title} {m.workload}".strip() for m in view.table_metrics),
+        "Speed-up",
+        "Verified",
+    ]
     # Headers wrap between words and values do not: a table that cannot keep them whole becomes blocks of lines.
     needed = [
         max([max(map(cell_len, head.split())), *(cell_len(cells[i].plain) for cells in rows)])
         for i, head in enumerate(heads)
     ]
     table = _table("Winners, measured (≈ predicted only)")
-    if sum(needed) + 2 * len(needed) > width:
+    if sum(needed) + 2 * (len(needed) - 1) > width:
         table.add_column("Model", no_wrap=True)
         table.add_column("Figures", overflow="fold")
         for cells in rows:
-            lines = [Text.assemble(f"{m.title} ", c) for m, c in zip(view.table_metrics, cells[1:], strict=False)]
+            lines = [
+                Text.assemble(f"{m.title} ", c)
+                for m, c in zip(view.table_metrics, cells[1:], strict=False)
+            ]
             lines += [Text.assemble("Speed-up ", cells[-2]), cells[-1]]
             table.add_row(cells[0], Text("\n").join(lines), end_section=True)
         return table
+    fits = sum(max(cell_len(head), n) + 2 for head, n in zip(heads, needed, strict=True)) <= width
     for i, head in enumerate(heads):
-        is_text = i in (0, len(heads) - 1)
-        table.add_column(head, justify="left" if is_text else "right", min_width=needed[i])
+        justify: Literal["left", "right"] = "left" if i in (0, len(heads) - 1) else "right"
+        table.add_column(head, justify=justify, width=None if fits else needed[i])
     for cells in rows:
         table.add_row(*cells)
     return table
@@ -90,7 +104,14 @@ def _rows(view: View) -> list[list[Text]]:
 
 
 def _table(title: str) -> Table:
-    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
+    return Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
 
 
 def _cell(winner: Winner, metric: Metric) -> Text:
@@ -107,7 +128,9 @@ def _random(metric: Metric, best: RandomPoint) -> Text:
 
 def _failure(winner: Winner) -> Text:
     reasons = [f"{Metric(c.name, c.unit).label}: {c.text}" for c in winner.failed_checks]
-    return Text(f"✕ {winner.name} failed: {'; '.join(reasons) or 'no reason was recorded'}", style="red")
+    return Text(
+        f"✕ {winner.name} failed: {'; '.join(reasons) or 'no reason was recorded'}", style="red"
+    )
 
 
 def _surrogates(view: View) -> Table:

@@ -64,14 +64,18 @@ class Metric:
 
     @property
     def axis(self) -> str:
-        """What an axis says: title, workload, unit."""
-        unit = {"bytes": "B"}.get(self.unit, self.unit)
-        return ", ".join(part for part in (self.label, unit) if part)
+        """What an axis says: title, workload, and the unit where the ticks do not carry it."""
+        return self.label if self.has_prefix or not self.unit else f"{self.label}, {self.unit}"
 
     @property
     def is_latency(self) -> bool:
         """Whether it is a time."""
         return self.unit == "ms"
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether its values are written with an SI prefix (24 MB, 3 M)."""
+        return self.unit == "bytes" or self.base in _COUNTS
 
     def format(self, value: float | None) -> str:
         """The value with its unit, to three or four digits; a dash for none."""
@@ -81,7 +85,7 @@ class Metric:
             return si(value, "B")
         if self.unit == "ms":
             return _duration(value)
-        if self.base in _COUNTS:
+        if self.has_prefix:
             return si(value, "")
         text = number(value, digits=4 if self.base == "perplexity" else 3)
         return f"{text}{NBSP}{self.unit}" if self.unit else text
@@ -89,7 +93,9 @@ class Metric:
 
 def number(value: float, digits: int = 3) -> str:
     """Fixed to ``digits`` significant digits where that reads well, else scientific."""
-    size = abs(float(f"{value:.{digits}g}"))  # rounded first: 9.999 has one digit before the point less than 10.00
+    size = abs(
+        float(f"{value:.{digits}g}")
+    )  # rounded first: 9.999 has one digit before the point less than 10.00
     if size == 0:
         return "0"
     if size >= 1e6 or size < 1e-4:

@@ -7,19 +7,55 @@ from pathlib import Path
 
 from nas.deploy.report.view import View, Winner
 
+_PYTHON = """\
+import torch
+from tokenizers import Tokenizer
 
-def _use(view: View, out_dir: Path) -> dict[str, str]:
-    best = view.fastest or view.smallest or (view.verified or view.winners or [None])[0]
+from nas.model import load_gpt
+
+folder = {folder!r}
+model = load_gpt(folder)  # standalone; sparse weights stay sparse
+tokenizer = Tokenizer.from_file(f"{{folder}}/tokenizer.json")
+prompt = torch.tensor([tokenizer.encode("def read(").ids])
+text = model.generate(prompt, num_new=64)
+print(tokenizer.decode(text[0].tolist()))"""
+_SHELL = """\
+# measure the winners again on this machine, and redraw this page
+nas verify --run {run}
+# build this one again from the supernet
+nas materialize --run {run} --key {key}
+# redraw this page and front.png from results.json
+nas report --run {run}"""
+
+
+def usage(view: View, out_dir: Path) -> dict[str, str]:
+    """Texts that load the best winner.
+
+    Args:
+        view: the report's content.
+        out_dir: the run folder.
+
+    Returns:
+        ``text``, ``python`` and ``shell``.
+    """
+    run = out_dir.resolve()
+    best = view.fastest or view.smallest or next(iter([*view.verified, *view.winners]), None)
     if best is None:
         return {
-            "text": "This run ended without a winner. More trials, a longer profile, or a weaker reference point may find one.",
+            "text": "This run ended without a winner. More trials, or more measured models for the surrogate, may find one.",
             "python": "import nas\n\nhelp(nas.search)",
             "shell": "nas search --help",
         }
-    path = out_dir.resolve() / "winners" / str(best.number)
-    state = "" if best.status == "verified" else f" Mind that {best.name} is not verified."
+    warning = "" if best.status == "verified" else f" Mind that {best.name} is not verified."
     return {
-        "text": f"Every winner lies in its own folder as safetensors and JSON; {best.name} is loaded like this.{state}",
-        "python": f"import nas\n\nmodel = nas.load({str(path)!r})\nprint(model.generate_text('def read('))",
-        "shell": f"nas verify {shlex.quote(str(path))}\nnas report {shlex.quote(str(out_dir.resolve()))}",
+        "text": f"Every winner lies in its own folder, as safetensors and JSON. This is {best.name}.{warning}",
+        "python": _PYTHON.format(folder=str(_folder(best, run))),
+        "shell": _SHELL.format(run=shlex.quote(str(run)), key=best.architecture.key),
     }
+
+
+def _folder(winner: Winner, run: Path) -> Path:
+    own = run / "winners" / winner.architecture.key
+    if winner.folder and not own.is_dir():  # stored elsewhere, or the report alone was moved
+        return Path(winner.folder).resolve()
+    return own

@@ -24,7 +24,9 @@ def verdict(view: View) -> str:
             return f"No claim can be made yet: of {plural(len(view.winners), 'winner')}, {why}."
         closest = best_of(view.verified, lambda w: w.perplexity_ratio)
         if closest is None:
-            return "Perplexity was not measured, so no winner can be compared with the dense baseline."
+            return (
+                "Perplexity was not measured, so no winner can be compared with the dense baseline."
+            )
         at = ratio(closest.perplexity_ratio)
         return f"No verified winner stays within {limit_text()}; the closest has {at}."
     quality = f"at {ratio(best.perplexity_ratio)} its perplexity" if best.perplexity_ratio else ""

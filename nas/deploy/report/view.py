@@ -10,7 +10,9 @@ from typing import Any, Literal, TypeVar
 from nas.deploy.report.units import Metric, percent
 from search_spaces import Architecture
 
-PERPLEXITY_LIMIT = 1.15  # the front is wide: winners are named where the text model is still as good, within 15 %
+PERPLEXITY_LIMIT = (
+    1.15  # the front is wide: winners are named where the text model is still as good, within 15 %
+)
 Status = Literal["verified", "failed", "unmeasured"]
 _T = TypeVar("_T")
 
@@ -35,6 +37,15 @@ class Check:
     high: float | None
     tolerance: float | None
     unit: str
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Check:
+        """Read one check of the results."""
+        low, high, tolerance = (fields.get(key) for key in ("low", "high", "tolerance"))
+        unit = str(fields.get("unit") or "")
+        return cls(
+            fields["name"], fields["passed"], fields.get("measured"), low, high, tolerance, unit
+        )
 
     @property
     def text(self) -> str:
@@ -70,6 +81,11 @@ class Winner:
     def name(self) -> str:
         """How the report calls it."""
         return f"winner {self.number}"
+
+    @property
+    def anchor(self) -> str:
+        """Where its picture stands on the page."""
+        return f"winner-{self.number}"
 
     @property
     def failed_checks(self) -> tuple[Check, ...]:
@@ -120,8 +136,15 @@ class View:
         """Objectives, then perplexity, latency, weight bytes and peak memory wherever they were measured."""
         known = {m.base for m in self.metrics}
         rows = (self.baseline, *(w.measured for w in self.winners))
-        wanted = [Metric("perplexity"), self.latency, Metric("weight_bytes"), Metric("peak_memory_bytes")]
-        extra = [m for m in wanted if m and m.base not in known and any(m.name in row for row in rows)]
+        wanted = [
+            Metric("perplexity"),
+            self.latency,
+            Metric("weight_bytes"),
+            Metric("peak_memory_bytes"),
+        ]
+        extra = [
+            m for m in wanted if m and m.base not in known and any(m.name in row for row in rows)
+        ]
         return [*self.metrics, *extra]
 
     @property
@@ -140,7 +163,7 @@ class View:
         return best_of(self._within_limit, lambda w: w.size_ratio)
 
     @cached_property
-    def randombest_of(self) -> RandomPoint | None:
+    def random_best(self) -> RandomPoint | None:
         """The fastest (or else smallest) point of random search's front within the limit, or else the most accurate."""
         points = [self._random_point(p) for p in self.random.get("front") or []]
         within = [p for p in points if p.is_within_limit]
@@ -195,19 +218,12 @@ class View:
             label=str(fields.get("label") or architecture),
             architecture=architecture,
             predicted={
-                name: Claim(c["mean"], c["low"], c["high"]) for name, c in fields["predicted"].items()
+                name: Claim(c["mean"], c["low"], c["high"])
+                for name, c in fields["predicted"].items()
             },
             measured=measured,
             status=status,
-            checks=tuple(
-                Check(
-                    c["name"],
-                    c["passed"],
-                    *(c.get(key) for key in ("measured", "low", "high", "tolerance")),
-                    unit=str(c.get("unit") or ""),
-                )
-                for c in fields.get("checks") or []
-            ),
+            checks=tuple(Check.of(check) for check in fields.get("checks") or []),
             sample=str(fields.get("sample") or ""),
             folder=str(fields.get("folder") or ""),
             **{**self._ratios(measured), **_given(fields)},

@@ -54,7 +54,8 @@ def from_tensors(
     """A packed weight from its stored tensors, checked before any kernel sees them.
 
     Raises:
-        PackedWeightError: if the tensors contradict the shape or the sparsity, or hold indices out of range.
+        PackedWeightError: if the tensors contradict the shape or the sparsity, or hold indices out
+            of range.
     """
     sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
     if len(shape) != 2 or any(type(size) is not int for size in shape):

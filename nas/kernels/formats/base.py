@@ -22,7 +22,8 @@ class PackedWeightError(ValueError):
 class PackedWeight(nn.Module, ABC):
     """A matrix ``[M, K]`` (out, in features) whose zeros are not stored.
 
-    Subclasses keep their tensors as buffers, so that ``.to()`` and safetensors see them, and are built by :meth:`pack`.
+    Subclasses keep their tensors as buffers, so that ``.to()`` and safetensors see them, and are
+    built by :meth:`pack`.
 
     Args:
         sparsity: pattern and level.
@@ -35,7 +36,9 @@ class PackedWeight(nn.Module, ABC):
 
     names: ClassVar[tuple[str, ...]]
 
-    def __init__(self, sparsity: Sparsity, shape: tuple[int, int], tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, sparsity: Sparsity, shape: tuple[int, int], tensors: Mapping[str, Tensor]
+    ) -> None:
         super().__init__()
         self.sparsity = sparsity
         self.shape = shape
@@ -92,7 +95,9 @@ class PackedWeight(nn.Module, ABC):
     def extra_repr(self) -> str:
         return f"{self.sparsity}, {self.shape[0]} x {self.shape[1]}"
 
-    def _expect(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+    def _expect(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None
+    ) -> Tensor:
         tensor: Tensor = getattr(self, name)
         if tuple(tensor.shape) != shape:
             raise PackedWeightError(
@@ -106,7 +111,7 @@ class PackedWeight(nn.Module, ABC):
 
     def _expect_indices(self, name: str, shape: tuple[int, ...], bound: int) -> Tensor:
         indices = self._expect(name, shape, torch.int32)
-        if indices.numel() and not (0 <= int(indices.min()) and int(indices.max()) < bound):
+        if indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < bound):
             raise PackedWeightError(
                 f"expected {name} in [0, {bound}), got {int(indices.min())} to {int(indices.max())}; the file is damaged"
             )
@@ -120,7 +125,9 @@ def check_mask(weight: Tensor, sparsity: Sparsity, mask: Tensor) -> None:
         PackedWeightError: naming expected and got.
     """
     if weight.ndim != 2 or not weight.is_floating_point():
-        raise PackedWeightError(f"expected a floating-point matrix, got {weight.dtype} {tuple(weight.shape)}")
+        raise PackedWeightError(
+            f"expected a floating-point matrix, got {weight.dtype} {tuple(weight.shape)}"
+        )
     if mask.shape != weight.shape or mask.dtype != torch.bool:
         raise PackedWeightError(
             f"expected a bool mask of shape {tuple(weight.shape)}, got {mask.dtype} {tuple(mask.shape)}"

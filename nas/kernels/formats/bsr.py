@@ -26,7 +26,9 @@ class BsrWeight(PackedWeight):
         grid = (rows // size, size, columns // size, size)
         kept = mask.reshape(grid).sum(dim=(1, 3))
         if not bool(((kept == 0) | (kept == size * size)).all()):
-            raise PackedWeightError(f"expected whole {size} x {size} blocks for {sparsity}, got a mask that splits one")
+            raise PackedWeightError(
+                f"expected whole {size} x {size} blocks for {sparsity}, got a mask that splits one"
+            )
         blocks = weight.reshape(grid).transpose(1, 2)
         row_starts = torch.zeros(grid[0] + 1, dtype=torch.int32, device=weight.device)
         row_starts[1:] = (kept > 0).sum(dim=1).cumsum(0)
@@ -55,13 +57,21 @@ class BsrWeight(PackedWeight):
         self._expect_indices("columns", (number,), self.shape[1] // size)
         starts = self._expect_indices("row_starts", (self.shape[0] // size + 1,), number + 1)
         if int(starts[0]) != 0 or int(starts[-1]) != number or bool((starts.diff() < 0).any()):
-            raise PackedWeightError(f"expected row_starts to rise from 0 to {number}; the file is damaged")
+            raise PackedWeightError(
+                f"expected row_starts to rise from 0 to {number}; the file is damaged"
+            )
         ascending = (self.columns[1:] > self.columns[:-1]) | (self._rows().diff() > 0)
         if not bool(ascending.all()):
-            raise PackedWeightError("expected ascending columns in every block row; the file is damaged")
+            raise PackedWeightError(
+                "expected ascending columns in every block row; the file is damaged"
+            )
 
     def multiply(self, x_NK: Tensor) -> Tensor:
-        if not (x_NK.device.type == "cpu" and x_NK.dtype == torch.float32 and x_NK.shape[0] <= MAX_SPARSE_ROWS):
+        if not (
+            x_NK.device.type == "cpu"
+            and x_NK.dtype == torch.float32
+            and x_NK.shape[0] <= MAX_SPARSE_ROWS
+        ):
             return super().multiply(x_NK)
         matrix = torch.sparse_bsr_tensor(
             self.row_starts, self.columns, self.values, self.shape, check_invariants=False

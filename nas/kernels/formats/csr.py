@@ -39,18 +39,26 @@ class CsrWeight(PackedWeight):
         starts = self._expect_indices("row_starts", (rows + 1,), self.nonzeros + 1)
         steps = starts.diff()
         if int(starts[0]) != 0 or int(starts[-1]) != self.nonzeros or bool((steps < 0).any()):
-            raise PackedWeightError(f"expected row_starts to rise from 0 to {self.nonzeros}; the file is damaged")
+            raise PackedWeightError(
+                f"expected row_starts to rise from 0 to {self.nonzeros}; the file is damaged"
+            )
         ascending = (self.columns[1:] > self.columns[:-1]) | (self._rows().diff() > 0)
         if not bool(ascending.all()):
             raise PackedWeightError("expected ascending columns in every row; the file is damaged")
 
     def multiply(self, x_NK: Tensor) -> Tensor:
-        if not (x_NK.device.type == "cpu" and x_NK.dtype == torch.float32 and x_NK.shape[0] <= MAX_SPARSE_ROWS):
+        if not (
+            x_NK.device.type == "cpu"
+            and x_NK.dtype == torch.float32
+            and x_NK.shape[0] <= MAX_SPARSE_ROWS
+        ):
             return super().multiply(x_NK)
         matrix = torch.sparse_csr_tensor(
             self.row_starts, self.columns, self.values, self.shape, check_invariants=False
         )
-        if x_NK.shape[0] == 1:  # MKL's matrix-vector product is twice as fast as its matrix-matrix product of one column
+        if (
+            x_NK.shape[0] == 1
+        ):  # MKL's matrix-vector product is twice as fast as its matrix-matrix product of one column
             return torch.mv(matrix, x_NK[0])[None]
         return (matrix @ x_NK.T).T
 

@@ -1,7 +1,7 @@
 """N:M: N weights kept in every M consecutive columns, each with its position in log2 M bits (pattern ``n:m``).
 
-The positions are packed into bytes, lowest bits first, in the order of the values. On the CPU the product rebuilds the dense weight: N:M saves
-memory there, not time.
+The positions are packed into bytes, lowest bits first, in the order of the values. On the CPU the product rebuilds the dense
+weight: N:M saves memory there, not time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class NmWeight(PackedWeight):
         n, m = sparsity.n, sparsity.m
         groups = mask.reshape(-1, m)
         if not bool(groups.sum(dim=1).eq(n).all()):
-            raise PackedWeightError(f"expected {n} kept weights in every {m} for {sparsity}, got another mask")
+            raise PackedWeightError(
+                f"expected {n} kept weights in every {m} for {sparsity}, got another mask"
+            )
         positions = groups.nonzero()[:, 1].to(torch.uint8)
         tensors = {"values": weight[mask], "positions": pack_bits(positions, int(math.log2(m)))}
         return cls(sparsity, (weight.shape[0], weight.shape[1]), tensors)
@@ -44,7 +46,9 @@ class NmWeight(PackedWeight):
         self._expect("values", (self.nonzeros,))
         self._expect("positions", (math.ceil(self.nonzeros * bits / 8),), torch.uint8)
         if not bool((self._positions().int().diff(dim=1) > 0).all()):
-            raise PackedWeightError("expected ascending positions in every group; the file is damaged")
+            raise PackedWeightError(
+                "expected ascending positions in every group; the file is damaged"
+            )
 
     def _positions(self) -> Tensor:
         bits = int(math.log2(self.sparsity.m))
@@ -72,7 +76,8 @@ def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
     """Inverse of :func:`pack_bits`: the first ``count`` numbers, uint8."""
     if 8 % bits == 0:  # whole numbers per byte: one shift and mask instead of single bits
         shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-        return ((packed[:, None] >> shifts) & (2**bits - 1)).flatten()[:count]
+        numbers: Tensor = (packed[:, None] >> shifts) & (2**bits - 1)
+        return numbers.flatten()[:count]
     shifts = torch.arange(8, device=packed.device, dtype=torch.uint8)
     stream = ((packed[:, None] >> shifts) & 1).flatten()[: count * bits].view(count, bits)
     weights = 1 << torch.arange(bits, device=packed.device, dtype=torch.uint8)

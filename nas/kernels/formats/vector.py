@@ -28,7 +28,9 @@ class VectorWeight(PackedWeight):
         size = sparsity.size
         kept = mask.reshape(rows // size, size, columns).sum(dim=1)
         number = sparsity.num_kept(rows, columns)
-        if not bool(((kept == 0) | (kept == size)).all() and (kept > 0).sum(dim=1).eq(number).all()):
+        if not bool(
+            ((kept == 0) | (kept == size)).all() and (kept > 0).sum(dim=1).eq(number).all()
+        ):
             raise PackedWeightError(
                 f"expected {number} whole columns in every panel of {size} rows for {sparsity}, got another mask"
             )
@@ -49,7 +51,9 @@ class VectorWeight(PackedWeight):
         self._expect("values", (*shape, size))
         columns = self._expect_indices("columns", shape, self.shape[1])
         if not bool((columns.diff(dim=1) > 0).all()):
-            raise PackedWeightError("expected ascending columns in every panel; the file is damaged")
+            raise PackedWeightError(
+                "expected ascending columns in every panel; the file is damaged"
+            )
 
     def multiply(self, x_NK: Tensor) -> Tensor:
         panels, kept, _ = self.values.shape

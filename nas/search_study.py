@@ -43,7 +43,8 @@ def search(
         sampler: one of ``nas.searchers.samplers()``.
         seed: of the sampler; the same seed and records give the same study.
         num_tokens: held-out tokens a perplexity is measured on.
-        storage: journal file or Optuna storage URL of a study that can be resumed; None keeps it in memory.
+        storage: journal file or Optuna storage URL of a study that can be resumed; None keeps it in
+            memory.
         workers: processes on the same study; needs a storage.
         name: of the study in its storage.
         progress: whether to show hypervolume and the time left.
@@ -56,7 +57,9 @@ def search(
     """
     goals = tuple(Objective.parse(o) if isinstance(o, str) else o for o in objectives)
     if not 2 <= len(goals) <= 4 or len(set(goals)) != len(goals):
-        raise ValueError(f"expected two to four different objectives, got {[str(o) for o in goals]}")
+        raise ValueError(
+            f"expected two to four different objectives, got {[str(o) for o in goals]}"
+        )
     if n_trials < 1:
         raise ValueError(f"expected n_trials of 1 or more, got {n_trials}")
     evaluator = Evaluator(supernet, device, goals, num_tokens)
@@ -67,7 +70,7 @@ def search(
         "supernet": supernet.info["sha256"],
         "corpus": supernet.corpus.fingerprint,
         "num_tokens": num_tokens,
-        "ref_point": ref_point,
+        "profile": device.fingerprint,  # not ref_point: its last digits depend on the number of threads
     }
     warm_start = [space.to_params(a) for a in (space.largest, space.smallest)]
     return run_study(

@@ -1,0 +1,102 @@
+"""Samplers against the truth: the share of the true front's hypervolume after a budget of evaluations."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from experiments.exhaustive.table import OBJECTIVES, Lookup, small_space
+from nas.files import append_jsonl, read_jsonl
+from nas.objectives import Objective
+from nas.pareto import normalized_hypervolume
+from nas.study import run_study
+from search_spaces import Architecture, costs
+
+Task = tuple[str, int, int, list[Architecture], npt.NDArray[np.float64]]
+
+
+class _KnownBytes:
+    """Stored bytes in closed form: the one objective the model-based samplers need not learn here."""
+
+    def __call__(
+        self, params: Sequence[Any]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        space = small_space()
+        mean = [costs(space.from_params(p), space.family).weight_bytes for p in params]
+        return np.array(mean, dtype=np.float64), np.zeros(len(mean))
+
+
+def box(values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Ideal and reference point: the best of each objective, and the dense architecture's with twice its perplexity."""
+    dense = values[np.argmax(values[:, 2])]
+    return values.min(axis=0) * 0.999, dense * np.array([2.0, 1.001, 1.001])
+
+
+def run_one(task: Task) -> dict[str, Any]:
+    """One study of one sampler and seed: share of the true hypervolume after every evaluation."""
+    import torch
+
+    torch.set_num_threads(1)  # a process of its own: two studies share the machine
+    sampler, seed, budget, architectures, values = task
+    ideal, ref = box(values)
+    names = list(OBJECTIVES)
+    start = time.perf_counter()
+    result = run_study(
+        f"{sampler}-{seed}",
+        small_space(),
+        Lookup(architectures, values),
+        [Objective.parse(o) for o in names],
+        sampler=sampler,
+        n_trials=budget,
+        seed=seed,
+        known={2: _KnownBytes()} if sampler.startswith("qlog") else None,
+        ref_point=dict(zip(names, ref.tolist(), strict=True)),
+        ideal=dict(zip(names, ideal.tolist(), strict=True)),
+        progress=False,
+    )
+    truth = float(normalized_hypervolume(values, ideal, ref))
+    share = [hv / truth for hv in result.hypervolume_trace]
+    seconds = (time.perf_counter() - start) / budget
+    return {
+        "sampler": sampler,
+        "seed": seed,
+        "budget": budget,
+        "share": share,
+        "s_per_trial": seconds,
+    }
+
+
+def race(
+    samplers: Sequence[str],
+    seeds: Sequence[int],
+    budget: int,
+    architectures: list[Architecture],
+    values: npt.NDArray[np.float64],
+    path: Path,
+    processes: int,
+) -> list[dict[str, Any]]:
+    """Every sampler with every seed; finished studies are kept in ``path``."""
+    runs = read_jsonl(path) if path.exists() else []
+    done = {(r["sampler"], r["seed"], r["budget"]) for r in runs}
+    tasks = [
+        (sampler, seed, budget, architectures, values)
+        for seed in seeds
+        for sampler in samplers
+        if (sampler, seed, budget) not in done
+    ]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for run in tqdm(
+            pool.imap_unordered(run_one, tasks), total=len(tasks), desc="race", unit="study"
+        ):
+            append_jsonl(path, run)
+            runs.append(run)
+    return [
+        r for r in runs if r["sampler"] in samplers and r["seed"] in seeds and r["budget"] == budget
+    ]

@@ -1,0 +1,1 @@
+"""Sparse products against the fastest dense product of the same shape."""

@@ -1,0 +1,93 @@
+"""Where studies are kept: an Optuna journal file that survives kill -9, or any Optuna storage URL."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from nas.files import PathLike
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+
+class StudyStorageError(ValueError):
+    """A study's storage is damaged or belongs to something else."""
+
+
+class _KernelLock:
+    """Optuna's journal lock over ``filelock``: the kernel frees it when its holder is killed."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(f"{path}.lock")
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        """Let the next one in."""
+        self._lock.release()
+
+
+def open_storage(storage: PathLike | None) -> BaseStorage | None:
+    """A storage for ``optuna.create_study``.
+
+    Args:
+        storage: path of a journal file, an Optuna storage URL (``sqlite:///...``), or None for memory.
+
+    Raises:
+        StudyStorageError: if the journal is damaged in its middle, or a URL cannot be opened.
+    """
+    if storage is None:
+        return None
+    from optuna.storages import JournalStorage, get_storage
+    from optuna.storages.journal import JournalFileBackend
+
+    if "://" in str(storage):
+        try:
+            return get_storage(str(storage))
+        except Exception as error:
+            raise StudyStorageError(
+                f"expected an Optuna storage URL that can be opened, got {storage!r}: {error}; "
+                "sqlite:///study.db needs nothing, postgresql:// the extra postgres"
+            ) from error
+    path = Path(storage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        repair_journal(path)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))  # type: ignore[arg-type]
+
+
+def repair_journal(path: Path) -> int:
+    """Cut off the line that a killed writer left unfinished; Optuna refuses a journal in which another line follows it.
+
+    Args:
+        path: of the journal; nothing happens if it does not exist.
+
+    Returns:
+        Bytes removed.
+
+    Raises:
+        StudyStorageError: if a line before the last is no JSON: that is damage, not a kill.
+    """
+    if not path.exists():
+        return 0
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            json.loads(line)
+        except ValueError:
+            raise StudyStorageError(
+                f"expected line {number} of {path} to be an Optuna journal record, got {line[:40]!r}; "
+                "restore the file, or delete it to start the study again"
+            ) from None
+    if len(whole) < len(content):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return len(content) - len(whole)
