@@ -69,11 +69,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class Materialize:
-    """Build models out of a finished run: its front, or one architecture.
+    """Build models out of a finished run: all its winners, or one.
 
     Args:
         run: folder of ``nas search``.
-        key: of one winner or trial (sixteen digits, or their beginning); all winners by default.
+        key: of one winner (sixteen digits, or their beginning); all winners by default.
         out: folder for the models; by default the run's.
     """
 
@@ -135,7 +135,9 @@ def parse(arguments: Sequence[str]) -> Any:
     command: Any = (
         Annotated[
             SearchRun,
-            tyro.conf.subcommand("search", description="Text to verified Pareto front, in one folder."),
+            tyro.conf.subcommand(
+                "search", description="Text to verified Pareto front, in one folder."
+            ),
         ]
         | Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Profile, tyro.conf.subcommand("profile")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from nas.deploy.runtime import available_threads, device_name, versions
+from nas.deploy.runtime import available_threads, check_device, device_name, versions
 from nas.deploy.verify import verify
 from nas.files import FolderLock, write_json_atomic
 from nas.model import CheckpointError
 from nas.model.storage import supernet_info
 from nas.objectives import Evaluation, Objective
 from nas.pareto import ParetoFront
+from nas.pipeline import read_run
 from nas.training import (
     TrainedSupernet,
     TrainingRecipe,
@@ -43,6 +43,7 @@ def train(command: Train) -> None:
     if command.recipe not in ("default", "embedded"):
         raise ValueError(f"expected recipe 'default' or 'embedded', got {command.recipe!r}")
     space = preset(command.space)
+    check_device(command.device)
     if command.recipe == "embedded":
         recipe = TrainingRecipe.from_json(supernet_info(embedded_path())["recipe"])
     else:
@@ -81,11 +82,11 @@ def profile_device(command: Profile) -> None:
         raise ValueError(
             f"expected workloads such as decode_ms[batch=1,context=128], got {list(command.workloads)}"
         )
+    space = preset(command.space)
+    check_device(command.device)
     console = Console()
     with FolderLock(command.out):
-        supernet = train_supernet(
-            preset(command.space), command.corpus, out=command.out, device=command.device
-        )
+        supernet = train_supernet(space, command.corpus, out=command.out, device=command.device)
         found = profile(
             supernet,
             device=command.device,
@@ -125,8 +126,8 @@ def materialize_run(command: Materialize) -> None:
 
     results = _results(command.run)
     front = _front(results, command.key)
-    supernet = _supernet(command.run)
     with FolderLock(command.run):
+        supernet = _supernet(command.run, results)
         winners = materialize(
             front, supernet, max_winners=len(front), out=command.out or command.run
         )
@@ -143,7 +144,7 @@ def verify_run(command: Verify) -> None:
 
     with FolderLock(command.run):
         results = _results(command.run)
-        supernet = _supernet(command.run)
+        supernet = _supernet(command.run, results)
         front = _front(results, None)
         winners = materialize(front, supernet, max_winners=len(front), out=command.run)
         (command.run / "verify.jsonl").unlink(missing_ok=True)
@@ -265,15 +266,29 @@ def _results(run: Path) -> dict[str, Any]:
     return load(path)
 
 
-def _supernet(run: Path) -> TrainedSupernet:
-    config = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    stored = run / "supernet.json"
-    path = stored if stored.exists() else embedded_path()
-    return load_trained(path, config["corpus"], run, config["device"])
+def _supernet(run: Path, results: dict[str, Any]) -> TrainedSupernet:
+    """The supernet that a run searched: its own, or the embedded one."""
+    config = read_run(run)
+    wanted = (results.get("inputs") or {}).get("supernet")
+    found = {}
+    for path in (run / "supernet.json", embedded_path()):
+        if path.exists():
+            found[supernet_info(path)["sha256"]] = path
+    if wanted not in found:
+        raise ValueError(
+            f"expected the supernet {wanted} that {run} was searched with, got {list(found)}; "
+            f"restore it, or run: nas search --out with another folder"
+        )
+    return load_trained(found[wanted], config["corpus"], run, config["device"])
 
 
 def _front(results: dict[str, Any], key: str | None) -> ParetoFront:
     """The winners of a run, or one winner, as a front whose claims can be verified."""
+    missing = {"num_tokens", "runtime"} - set(results.get("provenance") or {})
+    if missing or "ref_point" not in results:
+        raise ValueError(
+            f"expected the results of `nas search`, got some without ref_point or {sorted(missing)}; run it again"
+        )
     goals = [Objective.parse(o["name"]) for o in results["objectives"]]
     evaluations = []
     for winner in results["winners"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,20 @@ class StudyStorageError(ValueError):
 
 
 class _KernelLock:
-    """Optuna's journal lock over ``filelock``: the kernel frees it when its holder is killed."""
+    """Optuna's journal lock over ``filelock``: the kernel frees it when its holder is killed.
+
+    Optuna holds it while it appends, so whoever gets it next cuts off what a killed writer (or a full disk) left of a line: a line
+    appended to that would be lost, and the journal with it.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._lock = FileLock(f"{path}.lock")
 
     def acquire(self) -> bool:
         """Wait for the lock."""
         self._lock.acquire()
+        _cut_torn_line(self._path)
         return True
 
     def release(self) -> None:
@@ -87,7 +94,19 @@ def repair_journal(path: Path) -> int:
                 f"expected line {number} of {path} to be an Optuna journal record, got {line[:40]!r}; "
                 "restore the file, or delete it to start the study again"
             ) from None
-    if len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return len(content) - len(whole)
+    return _cut_torn_line(path)
+
+
+def _cut_torn_line(path: Path, step: int = 4096) -> int:
+    """Truncate a file after its last newline; bytes removed."""
+    with path.open("r+b") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        tail = b""
+        while end > 0 and b"\n" not in tail:
+            start = max(0, end - step)
+            file.seek(start)
+            tail, end = file.read(end - start), start
+        whole = end + tail.rfind(b"\n") + 1
+        if whole < size:
+            file.truncate(whole)
+    return size - whole

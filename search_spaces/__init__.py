@@ -2,6 +2,7 @@
 
 from search_spaces.architecture import Architecture as Architecture
 from search_spaces.architecture import LayerConfig as LayerConfig
+from search_spaces.checkpoints import from_checkpoint as from_checkpoint
 from search_spaces.costs import Costs as Costs
 from search_spaces.costs import costs as costs
 from search_spaces.costs import decode_flops as decode_flops

@@ -19,7 +19,7 @@ _NEOX = Family(
 )
 _TINY = Family(vocab_size=2048, context_length=256, head_dim=32)
 
-_SPARSITIES = tuple(
+DEFAULT_SPARSITIES = tuple(
     Sparsity.parse(text)
     for text in (
         "dense",
@@ -104,7 +104,7 @@ def preset(name: str, sparsity: bool | None = None) -> SearchSpace:
         biases=(False, True),
         attention=optional,
         ffn=optional,
-        attention_sparsities=_SPARSITIES if sparse else (DENSE,),
-        ffn_sparsities=_SPARSITIES if sparse else (DENSE,),
+        attention_sparsities=DEFAULT_SPARSITIES if sparse else (DENSE,),
+        ffn_sparsities=DEFAULT_SPARSITIES if sparse else (DENSE,),
         adapter_ranks=(0, 16) if sparse else (0,),
     )

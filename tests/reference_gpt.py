@@ -6,6 +6,7 @@ weights by name and cuts and masks them itself.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from fractions import Fraction
@@ -20,6 +21,7 @@ Weights = Mapping[str, Array]
 Index = tuple[int, int]
 
 
+@functools.cache
 def groups_of(sparsity: Sparsity, rows: int, columns: int) -> list[list[list[Index]]]:
     """Sets of groups of (row, column): within a set groups compete; the weights of a group are kept or dropped together."""
     size = sparsity.size
@@ -55,9 +57,10 @@ def num_kept(sparsity: Sparsity, num_groups: int) -> int:
 def magnitude_mask(weight: npt.ArrayLike, sparsity: Sparsity) -> npt.NDArray[np.bool_]:
     """Keep in every set the groups of largest sum of squares; of equals the first in reading order."""
     w = np.asarray(weight, dtype=np.float64)
+    squares = (w * w).tolist()
     mask = np.zeros(w.shape, dtype=np.bool_)
     for competing in groups_of(sparsity, *w.shape):
-        scores = [math.fsum(w[index] ** 2 for index in group) for group in competing]
+        scores = [math.fsum(squares[i][j] for i, j in group) for group in competing]
         order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
         for i in order[: num_kept(sparsity, len(competing))]:
             for index in competing[i]:

@@ -7,6 +7,7 @@ import html
 import json
 import os
 import re
+import shlex
 import struct
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -20,6 +21,7 @@ from rich.console import Console
 from sample_results import DECODE, sample_cases, sample_results
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from nas.cli import parse
 from nas.deploy.report import ResultsError, View, load, print_report, render, validate
 from nas.deploy.report.units import Metric, number, si
 from nas.deploy.report.verdict import key_figures, verdict
@@ -377,11 +379,6 @@ def test_python_of_the_page_loads_a_real_winner(
 
 
 def test_shell_of_the_page_is_understood_by_the_command_line(tmp_path: Path) -> None:
-    tyro = pytest.importorskip("tyro")
-    import shlex
-
-    from nas.cli import Command
-
     page = render(sample_results(3, 2), tmp_path / "with space").html.read_text(encoding="utf-8")
     code = re.search(r"<h3>Shell</h3><pre[^>]*>(.*?)</pre>", page, flags=re.DOTALL)
     assert code
@@ -393,5 +390,5 @@ def test_shell_of_the_page_is_understood_by_the_command_line(tmp_path: Path) -> 
         ["nas", "report"],
     ]
     for command in commands:
-        parsed = tyro.cli(Command, args=command[1:], config=(tyro.conf.OmitSubcommandPrefixes,))
+        parsed = parse(command[1:])
         assert parsed.run == (tmp_path / "with space").resolve()

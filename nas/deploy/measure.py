@@ -176,7 +176,8 @@ def measure_peak_memory(model: GPT, workload: Workload, runtime: Runtime) -> int
             torch.cuda.synchronize()
             return int(torch.cuda.max_memory_allocated())
         held = (
-            model.weight_bytes() + model.make_cache(workload.batch, cache_tokens(workload)).num_bytes
+            model.weight_bytes()
+            + model.make_cache(workload.batch, cache_tokens(workload)).num_bytes
         )
         with _LiveStorages() as live:
             step()

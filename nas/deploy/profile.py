@@ -110,6 +110,10 @@ def profile(
             few architectures.
     """
     check_device(device)
+    if rounds < 1:
+        raise ValueError(
+            f"expected rounds of 1 or more, got {rounds}; four keep the intervals narrow"
+        )
     if num_architectures < MIN_ARCHITECTURES:
         raise ValueError(
             f"expected num_architectures of {MIN_ARCHITECTURES} or more, got {num_architectures}; "

@@ -123,6 +123,8 @@ def verify(
         ValueError: if the device is absent or not the one the claims are for.
     """
     check_device(device)
+    if rounds < 1:
+        raise ValueError(f"expected rounds of 1 or more, got {rounds}")
     if device != winners.runtime.device:
         raise ValueError(
             f"expected device {winners.runtime.device!r}, which the claims are for, got {device!r}; profile it first"

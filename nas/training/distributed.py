@@ -14,7 +14,7 @@ class Processes:
     """The processes of this run; one, without any set-up, unless ``torchrun`` started more."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self._owns_group = self.world_size > 1 and not dist.is_initialized()
@@ -54,7 +54,7 @@ class Processes:
         """The first process's dtype, in every process: each has timed its own device."""
         if self.world_size == 1:
             return dtype
-        is_reduced = torch.tensor(float(dtype == torch.bfloat16), device=self._device)
+        is_reduced = torch.tensor(float(dtype == torch.bfloat16), device=self.device)
         dist.broadcast(is_reduced, src=0)
         return torch.bfloat16 if bool(is_reduced) else torch.float32
 

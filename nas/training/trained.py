@@ -13,6 +13,7 @@ from torch import Tensor
 from nas.data import Corpus, load_corpus, validation_batch
 from nas.files import PathLike
 from nas.model import MaskCache, Supernet, load_supernet, save_supernet, supernet_perplexities
+from nas.model.checkpoint import CheckpointError
 from nas.model.storage import supernet_info
 from nas.training.recipe import TrainingRecipe
 from nas.training.trainer import train
@@ -105,6 +106,9 @@ def train_supernet(
     text = load_corpus(
         corpus, vocab_size=space.family.vocab_size, tokenizer=tokenizer, cache_dir=folder
     )
+    validation_batch(
+        text.validation_tokens, space.family.context_length, 1
+    )  # refuses now, not after the training
     if is_embedded_space and str(corpus) == EMBEDDED_CORPUS and recipe is None:
         model, info = load_supernet(embedded_path(), device)
         return TrainedSupernet(model, text, info, embedded_path())
@@ -119,9 +123,15 @@ def train_supernet(
     path = folder / "supernet.json"
     if path.exists():
         info = supernet_info(path)
-        if all(info.get(k) == v for k, v in identity.items()) and info["space"] == space.to_json():
-            model, info = load_supernet(path, device)
-            return TrainedSupernet(model, text, info, path)
+        wanted = identity | {"space": space.to_json()}
+        differing = [name for name, value in wanted.items() if info.get(name) != value]
+        if differing:  # hours of training may stand there
+            raise CheckpointError(
+                f"expected the supernet at {path} to be this one, but its {', '.join(differing)} differ; "
+                "use another output folder, or delete it to train again"
+            )
+        model, info = load_supernet(path, device)
+        return TrainedSupernet(model, text, info, path)
     model = load_supernet(embedded_path())[0] if is_embedded_space else Supernet(space, recipe.seed)
     model = model.to(device)
     curve = train(

@@ -65,12 +65,27 @@ def train(
         ValueError: if the checkpoint belongs to another recipe, space or text, or the batch does
             not divide by the processes.
     """
-    device = next(supernet.parameters()).device
-    processes = Processes(device)
+    with contextlib.closing(Processes(next(supernet.parameters()).device)) as processes:
+        return _train(
+            supernet, tokens, recipe, processes, checkpoint, subnets, progress, stop_after
+        )
+
+
+def _train(
+    supernet: Supernet,
+    tokens: Any,
+    recipe: TrainingRecipe,
+    processes: Processes,
+    checkpoint: Path | None,
+    subnets: Sampler | None,
+    progress: bool,
+    stop_after: int | None,
+) -> LossCurve:
     if recipe.batch_size % processes.world_size:
         raise ValueError(
             f"expected batch_size divisible by {processes.world_size} processes, got {recipe.batch_size}"
         )
+    device = processes.device
     visit = subnets or (lambda step: sandwich(supernet.space, recipe.num_random, recipe.seed, step))
     batches = TokenBatches(
         tokens, recipe.context, recipe.batch_size // processes.world_size, recipe.seed
@@ -97,39 +112,31 @@ def train(
         for step in range(start, recipe.steps):
             if step % recipe.mask_refresh_steps == 0:
                 masks.clear()
-            batch = torch.as_tensor(batches.batch(step, processes.rank, processes.world_size)).to(
-                device
-            )
-            losses = _backward(supernet, batch, visit(step), masks, dtype)
+            windows = batches.batch(step, processes.rank, processes.world_size)
+            optimizer.zero_grad(set_to_none=True)
+            losses = _backward(supernet, windows.to(device), visit(step), masks, dtype)
             processes.average_gradients(supernet.parameters())
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(step)
             norm = float(nn.utils.clip_grad_norm_(supernet.parameters(), recipe.gradient_clip))
             largest, others = processes.mean(losses).tolist()
-            if not all(
-                math.isfinite(number) for number in (largest, others, norm)
-            ):  # before the weights are spoiled
+            # Looked at before the optimizer can spoil the weights.
+            if not all(math.isfinite(number) for number in (largest, others, norm)):
                 raise TrainingDiverged(
-                    f"expected a finite loss and gradient at step {step}, got {largest}, {others} and {norm}; "
-                    f"lower learning_rate (now {recipe.learning_rate})"
+                    f"expected a finite loss and gradient at step {step}, got {largest}, {others} and "
+                    f"{norm}; lower learning_rate (now {recipe.learning_rate})"
                 )
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.graph.increment_version(
-                list(supernet.parameters())
-            )  # the fused optimizer does not
+            # The fused optimizer does not count its changes; mask caches would not notice them.
+            torch.autograd.graph.increment_version(list(supernet.parameters()))
 
             recent.append((largest, others))
             if len(recent) == 25 or step + 1 == recipe.steps:
                 mean = [sum(column) / len(recent) for column in zip(*recent, strict=True)]
                 curve.append((step + 1, round(mean[0], 5), round(mean[1], 5)))
                 recent.clear()
-            speed = (
-                (step + 1 - start)
-                * recipe.batch_size
-                * recipe.context
-                / (time.perf_counter() - began)
-            )
+            num_tokens = (step + 1 - start) * recipe.batch_size * recipe.context
+            speed = num_tokens / (time.perf_counter() - began)
             bar.set_postfix_str(f"loss {largest:.3f}, {speed:,.0f} tokens/s")
             bar.update()
             if (step + 1) % recipe.checkpoint_steps == 0 or step + 1 == recipe.steps:
@@ -139,8 +146,8 @@ def train(
             if step + 1 == stop_after:
                 break
     finally:
+        optimizer.zero_grad(set_to_none=True)
         bar.close()
-        processes.close()
     return curve
 
 

@@ -78,10 +78,10 @@
         marker: { size: isCrowded ? 10 : 17, symbol: symbol, color: c, line: line(1, color("bg")) },
       }));
     };
-    withText("measured", "verified", "circle", color("winner"), color("bg"));
-    withText("failed", "failed", "square", color("bad"), color("bg"));
     add("baseline", [data.baseline], (p) => p.values,
       { marker: { size: 15, symbol: "star", color: color("baseline"), line: line(1, color("bg")) } });
+    withText("measured", "verified", "circle", color("winner"), color("bg"));
+    withText("failed", "failed", "square", color("bad"), color("bg"));
     return traces;
   }
 
@@ -119,6 +119,12 @@
     return [low - pad, high + pad];
   }
 
+  function logTicks(range) {  // 1, 2, 5 where there is room for them, else the powers of ten
+    const decades = range ? range[1] - range[0] : 0;
+    if (decades > 0.7 && decades < (isNarrow() ? 2 : 3)) return "D2";
+    return decades > 1 && decades < 8 ? 1 : undefined;
+  }
+
   function axisText(metric, isLog) {
     const scale = isLog ? " (log)" : "";
     if (!isNarrow() || !metric.workload) return escape(metric.axis + scale);
@@ -129,9 +135,8 @@
     const x = +$("axis-x").value, y = +$("axis-y").value;
     const logX = $("log-x").checked, logY = $("log-y").checked;
     const traces = frontTraces(x, y);
-    const ticks = (range) => range && range[1] - range[0] > 0.7 && range[1] - range[0] < 3 ? "D2" : undefined;  // 1, 2, 5
     const axis = (i, isLog, range) => ({
-      dtick: isLog ? ticks(range) : undefined,
+      dtick: isLog ? logTicks(range) : undefined,
       title: { text: axisText(data.metrics[i], isLog), standoff: 10 }, type: isLog ? "log" : "linear",
       tickformat: data.metrics[i].tickformat || (isLog ? "~g" : ""), ticksuffix: data.metrics[i].suffix, range: range, autorange: range === undefined,
       exponentformat: "SI",
@@ -196,8 +201,10 @@
     const inside = (w) => w.measured[i] >= w.predicted[i][1] && w.measured[i] <= w.predicted[i][2];
     const values = points.flatMap((w) => w.predicted[i].concat(w.measured[i]));
     const low = Math.min(...values), high = Math.max(...values), pad = 0.08 * (high - low || Math.abs(high) || 1);
-    const range = [low - pad, high + pad];
-    const traces = [{ x: range, y: range, mode: "lines", hoverinfo: "skip", line: { color: color("axis"), dash: "dash", width: 1.3 } }];
+    const isLog = low > 0 && high > 8 * low;
+    const range = isLog ? [Math.log10(low) - 0.06, Math.log10(high) + 0.06] : [low - pad, high + pad];
+    const ends = isLog ? range.map((v) => 10 ** v) : range;
+    const traces = [{ x: ends, y: ends, mode: "lines", hoverinfo: "skip", line: { color: color("axis"), dash: "dash", width: 1.3 } }];
     for (const [keep, symbol, c] of [[inside, "circle", color("winner")], [(w) => !inside(w), "square", color("bad")]]) {
       const own = points.filter(keep);
       traces.push({
@@ -212,7 +219,9 @@
     const hits = points.filter(inside).length;
     $("coverage").textContent = points.length === 0 ? "No winner has both a prediction and a measurement of this."
       : hits + " of " + points.length + " measured values lie in the predicted interval.";
-    const axis = (text) => ({ title: { text: text, standoff: 10 }, range: range, tickformat: metric.tickformat, ticksuffix: metric.suffix, exponentformat: "SI" });
+    const axis = (text) => ({
+      title: { text: text + (isLog ? " (log)" : ""), standoff: 10 }, range: range, type: isLog ? "log" : "linear",
+      dtick: isLog ? logTicks(range) : undefined, tickformat: metric.tickformat || (isLog ? "~g" : ""), ticksuffix: metric.suffix, exponentformat: "SI" });
     const unit = metric.axis.includes(", ms") ? ", ms" : "";
     window.Plotly.react("calibration", traces, layout({ height: 340, xaxis: axis("Measured" + unit), yaxis: axis("Predicted" + unit) }), config);
   }

@@ -13,7 +13,7 @@ import jinja2
 from nas.deploy.report import figures
 from nas.deploy.report.layers import PATTERNS, cards
 from nas.deploy.report.table import paths, quality_rows, rows
-from nas.deploy.report.units import Metric, number, percent
+from nas.deploy.report.units import MISSING, NBSP, Metric, number, percent
 from nas.deploy.report.usage import usage
 from nas.deploy.report.verdict import key_figures, random_text, verdict
 from nas.deploy.report.view import View
@@ -149,11 +149,15 @@ def _samples(view: View) -> list[tuple[str, str]]:
     return [(w.name, w.sample) for w in winners]
 
 
+_NAMES = {"wall_s": "wall time,", "versions": "", "num_tokens": "tokens per perplexity"}
+
+
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Nested provenance as (name, text) pairs."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _flatten(item, f"{name} {key}".strip().replace("_", " "))
+            word = _NAMES.get(key, str(key).replace("_", " "))
+            yield from _flatten(item, f"{name} {word}".strip())
     elif isinstance(value, list):
         yield name, ", ".join(str(item) for item in value)
     else:
@@ -161,15 +165,15 @@ def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _fact(name: str, value: Any) -> str:
-    if name.startswith("wall s ") and isinstance(value, int | float):
-        return f"{value:.0f} s"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: MISSING}[value]
+    if name.startswith("wall time") and isinstance(value, int | float):
+        return f"{value:.0f}{NBSP}s"
     if isinstance(value, float):
         return number(value)
-    text = (
-        f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-        if isinstance(value, int) and value >= 10_000
-        else str(value)
-    )
+    text = str(value)
     if name == "cardinality" and text.isdecimal() and len(text) > 9:
-        return f"{text[0]}.{text[1:3]} × 10^{len(text) - 1} architectures"
+        return f"{text[0]}.{text[1:3]}{NBSP}×{NBSP}10^{len(text) - 1} architectures"
+    if isinstance(value, int) and 10_000 <= value < 10**15:
+        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     return text

@@ -8,13 +8,12 @@ from pathlib import Path
 from nas.deploy.report.view import View, Winner
 
 _PYTHON = """\
+import nas
 import torch
 from tokenizers import Tokenizer
 
-from nas.model import load_gpt
-
 folder = {folder!r}
-model = load_gpt(folder)  # standalone; sparse weights stay sparse
+model = nas.load_gpt(folder)  # sparse weights stay sparse
 tokenizer = Tokenizer.from_file(f"{{folder}}/tokenizer.json")
 prompt = torch.tensor([tokenizer.encode("def read(").ids])
 text = model.generate(prompt, num_new=64)

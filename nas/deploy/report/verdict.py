@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas.deploy.report.describe import plural
-from nas.deploy.report.units import percent, ratio
+from nas.deploy.report.units import NBSP, percent, ratio
 from nas.deploy.report.view import PERPLEXITY_LIMIT, View, best_of
 
 
@@ -76,12 +76,12 @@ def key_figures(view: View) -> list[tuple[str, str, str]]:
 
 
 def random_text(view: View) -> str:
-    """Random search's hypervolume with its spread."""
+    """Random search's hypervolume with its spread, where more than one seed makes a spread."""
     value = view.random.get("hypervolume")
     if value is None:
         return "random search was not run"
-    text = f"random search {value:.3f}"
-    if view.random.get("std") is not None:
-        text += f" \N{PLUS-MINUS SIGN} {view.random['std']:.3f}"
     seeds = len(view.random.get("hypervolumes") or [])
-    return f"{text} ({seeds} seeds)" if seeds else text
+    text = f"random search {value:.3f}"
+    if view.random.get("std") is not None and seeds != 1:
+        text += f"{NBSP}\N{PLUS-MINUS SIGN}{NBSP}{view.random['std']:.3f}"
+    return f"{text} ({plural(seeds, 'seed')})".replace(" seed", f"{NBSP}seed") if seeds else text

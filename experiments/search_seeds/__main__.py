@@ -1,0 +1,132 @@
+"""``python -m experiments.search_seeds``: hypervolume of each sampler on the tiny space, mean and spread over seeds."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from experiments.results import result_folder, write_result
+from nas.deploy.profile import profile
+from nas.files import append_jsonl, read_jsonl, write_bytes_atomic
+from nas.search_study import search
+from nas.training import train_supernet
+from search_spaces import preset
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is compared.
+
+    Args:
+        samplers: by name.
+        seeds: studies per sampler.
+        trials: of each study.
+        tokens: held-out tokens of a perplexity.
+        out: working folder; a killed run goes on from it.
+    """
+
+    samplers: tuple[str, ...] = ("random", "nsga2", "tpe", "qlognehvi")
+    seeds: int = 5
+    trials: int = 60
+    tokens: int = 8192
+    out: Path = Path("runs/search_seeds")
+
+
+def main(recipe: Recipe) -> None:
+    """Run the studies and write their table and plot."""
+    space = preset("tiny")
+    supernet = train_supernet(space, out=recipe.out)
+    device = profile(supernet, out=recipe.out)
+    path = recipe.out / f"studies-{supernet.info['sha256'][:12]}.jsonl"
+    runs = read_jsonl(path) if path.exists() else []
+    done = {(r["sampler"], r["seed"]) for r in runs if len(r["trace"]) == recipe.trials}
+    for seed in range(recipe.seeds):
+        for sampler in recipe.samplers:
+            if (sampler, seed) in done:
+                continue
+            start = time.perf_counter()
+            study = search(
+                space,
+                supernet=supernet,
+                device=device,
+                n_trials=recipe.trials,
+                sampler=sampler,
+                seed=seed,
+                num_tokens=recipe.tokens,
+                name=f"{sampler} seed {seed}",
+            )
+            seconds = (time.perf_counter() - start) / recipe.trials
+            run = {
+                "sampler": sampler,
+                "seed": seed,
+                "trace": study.hypervolume_trace,
+                "s_per_trial": seconds,
+            }
+            append_jsonl(path, run)
+            runs.append(run)
+    chosen = [r for r in runs if r["seed"] < recipe.seeds and len(r["trace"]) == recipe.trials]
+    rows = [_row(name, [r for r in chosen if r["sampler"] == name]) for name in recipe.samplers]
+    folder = result_folder("search_seeds")
+    write_result(
+        folder,
+        command=f"python -m experiments.search_seeds --seeds {recipe.seeds} --trials {recipe.trials}",
+        seeds=list(range(recipe.seeds)),
+        values={"trials": recipe.trials, "samplers": rows, "supernet": supernet.info["sha256"]},
+        runtime=device.runtime,
+    )
+    _plot(chosen, recipe, folder / "hypervolume.png")
+    table = Table(
+        title=f"Hypervolume after {recipe.trials} trials, {recipe.seeds} seeds",
+        title_justify="left",
+    )
+    for column in ("sampler", "mean", "std", "worst", "best", "s per trial"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(
+            row["sampler"], *(f"{row[k]:.3f}" for k in ("mean", "std", "min", "max", "s_per_trial"))
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"Results in {folder}")
+
+
+def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    finals = np.array([r["trace"][-1] for r in runs])
+    return {
+        "sampler": name,
+        "mean": float(finals.mean()),
+        "std": float(finals.std(ddof=1)) if len(finals) > 1 else 0.0,
+        "min": float(finals.min()),
+        "max": float(finals.max()),
+        "s_per_trial": float(np.median([r["s_per_trial"] for r in runs])),
+    }
+
+
+def _plot(runs: list[dict[str, Any]], recipe: Recipe, path: Path) -> None:
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    steps = np.arange(1, recipe.trials + 1)
+    for name in recipe.samplers:
+        traces = np.array([r["trace"] for r in runs if r["sampler"] == name])
+        mean, std = traces.mean(axis=0), traces.std(axis=0)
+        (line,) = axes.plot(steps, mean, label=name)
+        axes.fill_between(steps, mean - std, mean + std, color=line.get_color(), alpha=0.12)
+    axes.set_xlabel("trials")
+    axes.set_ylabel("normalized hypervolume")
+    axes.legend(loc="lower right")
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=130)
+    write_bytes_atomic(path, image.getvalue())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Recipe, description=__doc__))

@@ -1,0 +1,1 @@
+"""Materialize winners, measure and verify them, report."""
