@@ -32,8 +32,7 @@ Params = dict[str, Any]
 KnownObjective = Callable[[Sequence[Params]], tuple[npt.ArrayLike, npt.ArrayLike]]
 Acquisition = Literal["nehvi", "nparego"]
 _NUM_DRAWS = {1: 64, 2: 64, 3: 32, 4: 16}  # the boxes of one draw grow with the objectives
-import os
-KS=float(os.environ.get('KS','1'))
+_KNOWN_WEIGHT = 2.0  # range of a known objective as a feature; a parameter's is 1
 _MAX_BASELINE = 200  # told points whose joint posterior is drawn; beyond it the best by Pareto rank
 
 
@@ -241,7 +240,7 @@ class BayesianSampler(IndexedSampler):
         log = told.min(axis=0) > 0.0
         told = np.where(log, np.log(np.where(log, told, 1.0)), told)
         low, size = told.min(axis=0), np.ptp(told, axis=0)
-        size = np.where(size > 0.0, size, 1.0)/KS
+        size = np.where(size > 0.0, size, 1.0) / _KNOWN_WEIGHT
 
         def features(X_nd: FloatArray) -> FloatArray:
             extra = known(X_nd)

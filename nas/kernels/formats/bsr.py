@@ -7,20 +7,17 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from nas.kernels.formats.base import MAX_SPARSE_ROWS, PackedWeight, PackedWeightError
+from nas.kernels.formats.base import PackedWeightError
+from nas.kernels.formats.compressed_rows import CompressedRowsWeight
 from search_spaces import Sparsity
 
 
-class BsrWeight(PackedWeight):
+class BsrWeight(CompressedRowsWeight):
     """``values [n, B, B]``, ``columns [n]`` (of blocks) ascending in every block row, ``row_starts [M/B + 1]``."""
-
-    names = ("values", "columns", "row_starts")
-    values: Tensor
-    columns: Tensor
-    row_starts: Tensor
 
     @classmethod
     def pack(cls, weight: Tensor, sparsity: Sparsity, mask: Tensor) -> Self:
+        """Keep the blocks of the mask."""
         rows, columns = weight.shape
         size = sparsity.size
         grid = (rows // size, size, columns // size, size)
@@ -39,12 +36,8 @@ class BsrWeight(PackedWeight):
         }
         return cls(sparsity, (rows, columns), tensors)
 
-    @property
-    def num_blocks(self) -> int:
-        """Stored blocks."""
-        return self.nonzeros // self.sparsity.size**2
-
     def unpack(self) -> Tensor:
+        """The dense matrix."""
         size = self.sparsity.size
         grid = (self.shape[0] // size, self.shape[1] // size)
         dense = self.values.new_zeros(*grid, size, size)
@@ -52,34 +45,13 @@ class BsrWeight(PackedWeight):
         return dense.transpose(1, 2).reshape(self.shape)
 
     def check(self) -> None:
-        size, number = self.sparsity.size, self.num_blocks
+        """Refuse damaged tensors."""
+        size = self.sparsity.size
+        number = self.nonzeros // size**2
         self._expect("values", (number, size, size))
-        self._expect_indices("columns", (number,), self.shape[1] // size)
-        starts = self._expect_indices("row_starts", (self.shape[0] // size + 1,), number + 1)
-        if int(starts[0]) != 0 or int(starts[-1]) != number or bool((starts.diff() < 0).any()):
-            raise PackedWeightError(
-                f"expected row_starts to rise from 0 to {number}; the file is damaged"
-            )
-        ascending = (self.columns[1:] > self.columns[:-1]) | (self._rows().diff() > 0)
-        if not bool(ascending.all()):
-            raise PackedWeightError(
-                "expected ascending columns in every block row; the file is damaged"
-            )
+        self._check_rows(number, self.shape[0] // size, self.shape[1] // size)
 
-    def multiply(self, x_NK: Tensor) -> Tensor:
-        if not (
-            x_NK.device.type == "cpu"
-            and x_NK.dtype == torch.float32
-            and x_NK.shape[0] <= MAX_SPARSE_ROWS
-        ):
-            return super().multiply(x_NK)
-        matrix = torch.sparse_bsr_tensor(
+    def _make_matrix(self) -> Tensor:
+        return torch.sparse_bsr_tensor(
             self.row_starts, self.columns, self.values, self.shape, check_invariants=False
         )
-        if x_NK.shape[0] == 1:
-            return torch.mv(matrix, x_NK[0])[None]
-        return (matrix @ x_NK.T).T
-
-    def _rows(self) -> Tensor:
-        rows = torch.arange(len(self.row_starts) - 1, device=self.row_starts.device)
-        return rows.repeat_interleave(self.row_starts.diff().long(), output_size=self.num_blocks)
