@@ -36,7 +36,7 @@ class Train:
     recipe: str = "default"
     steps: int = 5000
     batch_size: int = 8
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     seed: int = 0
 
 

@@ -45,23 +45,26 @@ def train(command: Train) -> None:
     space = preset(command.space)
     check_device(command.device)
     if command.recipe == "embedded":
-        recipe = TrainingRecipe.from_json(supernet_info(embedded_path())["recipe"])
+        stages = [TrainingRecipe.from_json(r) for r in supernet_info(embedded_path())["recipes"]]
     else:
-        recipe = TrainingRecipe(
-            steps=command.steps,
-            batch_size=command.batch_size,
-            context=min(256, space.family.context_length),
-            learning_rate=command.learning_rate,
-            warmup_steps=min(200, command.steps // 4),
-            seed=command.seed,
-        )
+        stages = [
+            TrainingRecipe(
+                steps=command.steps,
+                batch_size=command.batch_size,
+                context=min(256, space.family.context_length),
+                learning_rate=command.learning_rate,
+                warmup_steps=min(200, command.steps // 4),
+                seed=command.seed,
+            )
+        ]
     console = Console()
-    console.print(f"{recipe.tokens:,} tokens in {recipe.steps} steps; checkpoints in {command.out}")
+    tokens, steps = sum(s.tokens for s in stages), sum(s.steps for s in stages)
+    console.print(f"{tokens:,} tokens in {steps} steps; checkpoints in {command.out}")
     with FolderLock(command.out):
         supernet = train_supernet(
             space,
             command.corpus,
-            recipe=recipe,
+            recipe=stages,
             out=command.out,
             device=command.device,
             from_scratch=True,
@@ -175,36 +178,29 @@ def report_run(command: Report) -> None:
 
 def spaces() -> None:
     """``nas spaces``."""
-    table = Table(title="Search spaces", title_justify="left")
-    for column in (
-        "preset",
-        "choices",
-        "architectures",
-        "parameters",
-        "embed",
-        "layers",
-        "heads",
-        "FFN ratio",
-        "sparsity",
-    ):
-        table.add_column(column)
+    # Without a frame the rows fit into 80 columns.
+    table = Table(title="Search spaces", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for column in ("preset", "architectures", "parameters", "embed", "layers", "heads", "FFN"):
+        table.add_column(column, no_wrap=True)
     for name in presets():
         space = preset(name)
         low, high = (costs(a, space.family).params / 1e6 for a in (space.smallest, space.largest))
-        sparse = len(space.attention_sparsities) + len(space.ffn_sparsities) > 2
         table.add_row(
             name,
-            str(space.dim),
             f"{space.cardinality:.1e}",
             f"{low:.1f}-{high:.1f} M",
             *(
                 " ".join(f"{v:g}" for v in values)
                 for values in (space.embed_dims, space.depths, space.num_heads, space.ffn_ratios)
             ),
-            "yes" if sparse else "preset(name, sparsity=True)",
         )
     console = Console()
     console.print(table)
+    console.print(
+        "Layers of tiny also choose sparsity and adapters; the others are those of HW-GPT-Bench, and "
+        "search_spaces.preset(name, sparsity=True) adds these choices.",
+        highlight=False,
+    )
     console.print("Next: nas search --space tiny --out runs/mine")
 
 

@@ -33,6 +33,9 @@ _STALE_AFTER_S = 60.0
 class FileWriteError(OSError):
     """A file could not be written (full disk, no permission); what stood there before is whole."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)  # without the number that OSError puts before it
+
 
 class FolderLockedError(ValueError):
     """Another run holds the folder."""

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 
+_BEGINNING = b'{"op_code":'  # of every record that Optuna writes
+_CREATE_STUDY = 0
+
+
 class StudyStorageError(ValueError):
     """A study's storage is damaged or belongs to something else."""
 
@@ -80,21 +84,36 @@ def repair_journal(path: Path) -> int:
         Bytes removed.
 
     Raises:
-        StudyStorageError: if a line before the last is no JSON: that is damage, not a kill.
+        StudyStorageError: if a line before the last is no record, or the last is not the beginning of one: that is damage or a
+            foreign file, not a kill.
     """
     if not path.exists():
         return 0
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            json.loads(line)
-        except ValueError:
-            raise StudyStorageError(
-                f"expected line {number} of {path} to be an Optuna journal record, got {line[:40]!r}; "
-                "restore the file, or delete it to start the study again"
-            ) from None
+    *whole, tail = path.read_bytes().split(b"\n")
+    for number, line in enumerate(whole, start=1):
+        if not _is_record(line, is_first=number == 1):
+            raise _not_a_journal(path, number, line)
+    begun = tail.rstrip(b"\0")  # a machine that lost power may have zeros there
+    if begun and not (begun.startswith(_BEGINNING) or _BEGINNING.startswith(begun)):
+        raise _not_a_journal(path, len(whole) + 1, tail)  # a foreign file: not ours to cut
     return _cut_torn_line(path)
+
+
+def _is_record(line: bytes, is_first: bool) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    if not isinstance(record, dict) or not {"op_code", "worker_id"} <= set(record):
+        return False
+    return not is_first or record["op_code"] == _CREATE_STUDY  # else its beginning is missing
+
+
+def _not_a_journal(path: Path, number: int, line: bytes) -> StudyStorageError:
+    return StudyStorageError(
+        f"expected line {number} of {path} to be an Optuna journal record, got {line[:40]!r}; "
+        "restore the file, delete it to start the study again, or use another storage"
+    )
 
 
 def _cut_torn_line(path: Path, step: int = 4096) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from nas.constraints import parse_constraints
 from nas.deploy.materialize import materialize
 from nas.deploy.measure import check_workload
 from nas.deploy.profile import DEFAULT_WORKLOAD, MIN_ARCHITECTURES, DeviceProfile, profile
@@ -38,6 +39,7 @@ class SearchRun:
         sampler: random, nsga2, nsga3, tpe, gp, qlognehvi or qlognparego.
         seed: of profile, search and random search.
         objectives: two to four; latency names its workload: ``decode_ms[batch=1,context=128]``.
+        constraints: largest allowed values of objectives, each like ``"weight_bytes<=4e6"``.
         out: folder of the run; the same command goes on where it stopped.
         workers: processes on the study.
         storage: Optuna storage URL; by default a journal file in ``out``.
@@ -58,6 +60,7 @@ class SearchRun:
     sampler: str = DEFAULT_SAMPLER
     seed: int = 0
     objectives: tuple[str, ...] = DEFAULT_OBJECTIVES
+    constraints: tuple[str, ...] = ()
     out: Path = Path("runs/default")
     workers: int = 1
     storage: str | None = None
@@ -85,6 +88,11 @@ class SearchRun:
             )
         for goal in goals:
             check_workload(space.family, goal.workload)
+        if foreign := sorted(parse_constraints(self.constraints).keys() - {str(o) for o in goals}):
+            raise ValueError(
+                f"expected constraints on the objectives {[str(o) for o in goals]}, got {foreign}; "
+                "add them to --objectives"
+            )
         if self.sampler not in samplers():
             from nas.searchers import make_sampler
 
@@ -161,6 +169,13 @@ def _compute(config: SearchRun, supernet: TrainedSupernet, stages: _Stages) -> d
     study = stages(
         "search", lambda: _search(config, supernet, device, config.sampler, config.seed, "search")
     )
+    if not study.num_feasible:
+        stages.console.print(
+            f"None of {len(study.evaluations)} architectures keeps to {', '.join(config.constraints)}: the winners are the best "
+            "without it. Raise the bound, or --trials.",
+            style="yellow",
+            markup=False,  # decode_ms[batch=1] is no markup
+        )
     randoms = stages(
         "random search",
         lambda: [
@@ -194,6 +209,7 @@ def _compute(config: SearchRun, supernet: TrainedSupernet, stages: _Stages) -> d
     names = [str(o) for o in goals]
     ideal = dict(zip(names, study.ideal, strict=True)) if study.ideal is not None else {}
     results |= {
+        "constraints": dict(study.constraints),
         "ref_point": dict(zip(names, study.ref_point, strict=True)),
         "ideal": ideal,
         "surrogate": {
@@ -245,7 +261,8 @@ def _supernet(config: SearchRun) -> TrainedSupernet:
             steps=steps,
             batch_size=8,
             context=min(256, space.family.context_length),
-            learning_rate=1e-3 if embedded else 3e-3,
+            learning_rate=1e-3 if embedded else 2e-3,
+            size_bias=1.0,
             warmup_steps=min(50, steps // 4),
             checkpoint_steps=25,
             seed=config.seed,
@@ -295,6 +312,7 @@ def _search(
         storage=(config.storage if is_main else None) or config.out / f"{name}.journal",
         workers=config.workers if is_main else 1,
         name=name,
+        constraints=parse_constraints(config.constraints),
     )
 
 
@@ -317,6 +335,7 @@ def _json(config: SearchRun) -> dict[str, Any]:
     values = asdict(config)
     values.pop("out")
     values["objectives"] = [str(Objective.parse(o)) for o in config.objectives]
+    values["constraints"] = parse_constraints(config.constraints)
     stored: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return stored
 

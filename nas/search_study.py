@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from nas.constraints import check_constraints
 from nas.deploy.profile import DeviceProfile
 from nas.evaluation import Evaluator, reference_point
 from nas.files import PathLike
+from nas.initial_design import initial_design
 from nas.objectives import Objective
 from nas.study import StudyResult, run_study
 from nas.training import TrainedSupernet
@@ -30,6 +32,7 @@ def search(
     storage: PathLike | None = None,
     workers: int = 1,
     name: str = "search",
+    constraints: Mapping[str, float] | None = None,
     progress: bool = True,
 ) -> StudyResult:
     """Find the architectures of a space that no other evaluated one dominates.
@@ -47,18 +50,25 @@ def search(
             memory.
         workers: processes on the same study; needs a storage.
         name: of the study in its storage.
+        constraints: largest allowed values of some of the objectives: ``{"weight_bytes": 4e6}``.
         progress: whether to show hypervolume and the time left.
 
     Returns:
-        The evaluations in order, their front, and the hypervolume after every trial.
+        The evaluations in order, their front, and the hypervolume after every trial; infeasible
+        architectures are on no front and add no hypervolume.
 
     Raises:
-        ValueError: if an objective, the sampler or the stored study does not fit.
+        ValueError: if an objective, a constraint, the sampler or the stored study does not fit.
     """
     goals = tuple(Objective.parse(o) if isinstance(o, str) else o for o in objectives)
     if not 2 <= len(goals) <= 4 or len(set(goals)) != len(goals):
         raise ValueError(
             f"expected two to four different objectives, got {[str(o) for o in goals]}"
+        )
+    bounds = check_constraints(constraints or {})
+    if foreign := sorted(bounds.keys() - {str(o) for o in goals}):
+        raise ValueError(
+            f"expected constraints on the objectives {[str(o) for o in goals]}, got {foreign}; add them to the objectives"
         )
     if n_trials < 1:
         raise ValueError(f"expected n_trials of 1 or more, got {n_trials}")
@@ -72,7 +82,7 @@ def search(
         "num_tokens": num_tokens,
         "profile": device.fingerprint,  # not ref_point: its last digits depend on the number of threads
     }
-    warm_start = [space.to_params(a) for a in (space.largest, space.smallest)]
+    warm_start = [space.to_params(a) for a in initial_design(space)]
     return run_study(
         name,
         space,
@@ -87,6 +97,7 @@ def search(
         ref_point=ref_point,
         ideal=ideal,
         warm_start=warm_start if sampler in _MODEL_BASED else (),
+        constraints=bounds,
         fingerprint=fingerprint,
         progress=progress,
     )

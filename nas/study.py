@@ -1,43 +1,58 @@
-"""The study loop: ask a sampler, evaluate, tell; resumed by name, shared by processes, never losing a finished trial."""
+"""The study: ask a sampler, evaluate, tell; resumed by name, shared by processes, never losing a finished trial."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
+import numpy.typing as npt
+from filelock import Timeout
 from tqdm import tqdm
 
+from nas.constraints import check_constraints, feasible_mask
 from nas.files import PathLike
-from nas.journal import StudyStorageError, open_storage
+from nas.journal import StudyStorageError
 from nas.objectives import Evaluation, Objective
 from nas.pareto import ParetoFront, normalized_hypervolume
+from nas.searchers.indexed import index_of
 from nas.searchers.reference import default_ref_point
-from search_spaces import Architecture, SearchSpace
+from nas.study_loop import (
+    EVALUATION,
+    Evaluate,
+    StudyPlan,
+    complete_trials,
+    fail_trials,
+    open_study,
+    run_workers,
+    work,
+)
+from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
     import optuna
 
-Evaluate = Callable[[Architecture], Evaluation]
-_EVALUATION, _FINGERPRINT = "evaluation", "nas:fingerprint"
+FloatArray = npt.NDArray[np.float64]
+Box = Mapping[str, float]
+_N_STARTUP = 10
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A finished study.
+    """A study as far as it got.
 
     Args:
-        evaluations: in the order of the trials' indices.
+        evaluations: in the order of the trials' indices; an architecture proposed again is here again.
         objectives: what was minimized.
         ref_point: worst values that still count, in the order of the objectives.
         ideal: best values of the box in which hypervolume is normalized.
-        hypervolume_trace: normalized hypervolume after every trial.
+        hypervolume_trace: normalized hypervolume after every trial; infeasible ones add nothing.
+        constraints: largest allowed values, by objective.
+        is_exhausted: whether every architecture of the space was evaluated.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -45,12 +60,27 @@ class StudyResult:
     ref_point: tuple[float, ...]
     ideal: tuple[float, ...]
     hypervolume_trace: list[float]
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    is_exhausted: bool = False
+
+    @property
+    def num_feasible(self) -> int:
+        """Evaluations that keep to all constraints."""
+        return int(feasible_mask(self.evaluations, self.constraints).sum())
 
     @property
     def front(self) -> ParetoFront:
-        """The evaluations that no other dominates, each architecture once."""
-        distinct = {e.architecture: e for e in reversed(self.evaluations)}
-        return ParetoFront(list(distinct.values())[::-1], self.objectives, self.ref_point)
+        """The feasible evaluations that no other dominates, each architecture once.
+
+        Of a study that found nothing feasible, those of all evaluations: see :attr:`num_feasible`.
+        """
+        mask = feasible_mask(self.evaluations, self.constraints)
+        mask |= not mask.any()
+        distinct: dict[Any, Evaluation] = {}
+        for evaluation, is_feasible in zip(self.evaluations, mask, strict=True):
+            if is_feasible:
+                distinct.setdefault(evaluation.architecture, evaluation)
+        return ParetoFront(list(distinct.values()), self.objectives, self.ref_point)
 
 
 def run_study(
@@ -65,8 +95,9 @@ def run_study(
     storage: PathLike | None = None,
     workers: int = 1,
     known: Mapping[int, Any] | None = None,
-    ref_point: Mapping[str, float] | None = None,
-    ideal: Mapping[str, float] | None = None,
+    constraints: Mapping[str, float] | None = None,
+    ref_point: Box | None = None,
+    ideal: Box | None = None,
     warm_start: Sequence[Mapping[str, Any]] = (),
     fingerprint: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -76,20 +107,27 @@ def run_study(
 
     A study run in pieces, killed and resumed, ends with the same trials as one run at a stretch, if
     it has one worker: every proposal depends on the seed and the finished trials alone. An
-    architecture that is proposed again is answered from its first evaluation.
+    architecture that is proposed again is answered from its first evaluation, and a study ends early
+    when every architecture of the space has been evaluated. After Ctrl-C or an exception of
+    ``evaluate`` the finished trials are kept, and the same call goes on with them.
 
     Args:
         name: of the study in its storage.
         space: whose static choices are the parameters.
-        evaluate: scores an architecture on all objectives; picklable when there are several workers.
+        evaluate: scores an architecture on all objectives (and constraints); picklable when there are
+            several workers: a module-level function, or an instance of a module-level class.
         objectives: to minimize.
         sampler: one of ``nas.searchers.samplers()``.
         n_trials: finished trials to reach.
         seed: of the sampler, 0 or more.
         storage: journal file or Optuna storage URL; None keeps the study in memory.
-        workers: processes that ask and tell on the same storage.
-        known: objectives a model-based sampler need not learn, by index.
-        ref_point: worst values that still count, by objective; by default from the first ten trials.
+        workers: processes of this machine that ask and tell on the same storage.
+        known: objectives a model-based sampler need not learn, by index: functions of a list of params
+            that return (mean, standard deviation).
+        constraints: largest allowed values, by objective; ``evaluate`` returns these values too. Infeasible
+            architectures are not on the front and add no hypervolume.
+        ref_point: worst values that still count, by objective; by default
+            :func:`nas.searchers.default_ref_point` of the first ten trials.
         ideal: best values by objective, for the normalized hypervolume; by default the best of all
             trials.
         warm_start: parameters of the first proposals.
@@ -101,238 +139,139 @@ def run_study(
         The study with ``n_trials`` trials, or all it has if it had more.
 
     Raises:
-        StudyStorageError: if the stored study is damaged or has another fingerprint.
+        StudyStorageError: if the stored study is damaged, has another fingerprint, or is being run.
         ValueError: if a value is wrong.
+        RuntimeError: if a worker process fails.
     """
-    if workers > 1 and storage is None:
+    for value, least, what in ((n_trials, 1, "n_trials"), (workers, 1, "workers")):
+        if value < least:
+            raise ValueError(f"expected {what} of {least} or more, got {value}")
+    if workers > 1 and (storage in (None, "sqlite://") or ":memory:" in str(storage)):
         raise ValueError(
             "expected a storage for several workers, got none; pass storage='study.journal'"
         )
-    names = [str(o) for o in objectives]
-    identity = json.loads(
-        json.dumps({"sampler": sampler, "seed": seed, "objectives": names, **(fingerprint or {})})
+    objectives = tuple(objectives)
+    names = tuple(str(o) for o in objectives)
+    bounds = check_constraints(constraints or {})
+    identity = {"sampler": sampler, "seed": seed, "objectives": names, "space": space.fingerprint}
+    identity |= ({"constraints": bounds} if bounds else {}) | dict(fingerprint or {})
+    plan = StudyPlan(
+        name=name,
+        storage=storage,
+        identity=json.loads(json.dumps(identity)),
+        space=space,
+        evaluate=evaluate,
+        names=names,
+        constraints=bounds,
+        sampler={
+            "name": sampler,
+            "seed": seed,
+            "known": known,
+            "ref_point": None if ref_point is None else [ref_point[n] for n in names],
+            "warm_start": warm_start,
+            **options,
+        },
+        n_trials=n_trials,
     )
-    make: dict[str, Any] = {
-        "sampler": sampler,
-        "seed": seed,
-        "known": known,
-        "ref_point": None if ref_point is None else [ref_point[n] for n in names],
-        "warm_start": warm_start,
-        "options": options,
-    }
-    study = _open(name, storage, len(names), identity)
-    _fail_abandoned(study)
-    bar = tqdm(
-        total=n_trials,
-        initial=min(n_trials, len(_complete(study))),
-        desc=name,
-        unit="trial",
-        disable=not progress,
-    )
-    with bar:
-        if workers == 1:
-            for _ in _work(study, storage, space, evaluate, names, make, n_trials):
-                _show(bar, study, objectives, ref_point, ideal)
-        elif len(_complete(study)) < n_trials:
-            _run_workers(
-                workers,
-                (name, storage, identity, space, evaluate, names, make, n_trials),
-                study,
-                bar,
+    plan.make_sampler()  # refuses wrong options before a study is made with them
+    study = open_study(plan)
+    n_startup = int(options.get("n_startup", _N_STARTUP))
+    setting = _Setting(objectives, bounds, ref_point, ideal, n_startup)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(plan.lock("run", timeout_s=0.0))
+        except Timeout:
+            raise StudyStorageError(
+                f"expected study {name!r} in {storage} to be at rest, but another process is running it; "
+                "wait for it, stop it, or use another storage"
+            ) from None
+        fail_trials(study)  # what a killed process left running is proposed again
+        done = len(complete_trials(study))
+        bar = stack.enter_context(
+            tqdm(
+                total=n_trials,
+                initial=min(n_trials, done),
+                desc=name,
+                unit="trial",
+                disable=not progress,
             )
-    return _result(study, objectives, ref_point, ideal)
-
-
-def _open(
-    name: str, storage: PathLike | None, num_objectives: int, identity: dict[str, Any]
-) -> optuna.Study:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(
-            storage=open_storage(storage),
-            study_name=name,
-            directions=["minimize"] * num_objectives,
-            load_if_exists=True,
         )
-    except (KeyError, AssertionError) as error:
-        raise StudyStorageError(
-            f"expected an Optuna study in {storage}, got something else: {error!r}"
-        ) from error
-    stored = study.user_attrs.get(_FINGERPRINT)
-    if stored is None and not study.get_trials(deepcopy=False):
-        study.set_user_attr(_FINGERPRINT, identity)
-    elif stored != identity:
-        old = stored if isinstance(stored, dict) else {}
-        differing = sorted(k for k in {*identity, *old} if identity.get(k) != old.get(k))
-        raise StudyStorageError(
-            f"expected study {name!r} in {storage} to be this one, but it differs in {', '.join(differing)}: it has "
-            f"{ {k: old.get(k) for k in differing} }, got { {k: identity.get(k) for k in differing} }; "
-            "use another name or output folder"
-        )
-    return study
 
-
-def _fail_abandoned(study: optuna.Study) -> None:
-    """Give up the trials that a killed process left running, so that their proposals are made again."""
-    from optuna.trial import TrialState
-
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-
-
-def _complete(study: optuna.Study) -> list[Any]:
-    from optuna.trial import TrialState
-
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-
-def _work(
-    study: optuna.Study,
-    storage: PathLike | None,
-    space: SearchSpace,
-    evaluate: Evaluate,
-    names: list[str],
-    make: dict[str, Any],
-    n_trials: int,
-) -> Iterator[None]:
-    """Ask, evaluate and tell until the study holds enough trials, counting those that others are running."""
-    from optuna.distributions import BaseDistribution, CategoricalDistribution
-    from optuna.trial import TrialState
-
-    from nas.searchers import make_sampler
-
-    study.sampler = make_sampler(
-        make["sampler"], seed=make["seed"], known=make["known"], ref_point=make["ref_point"],
-        warm_start=make["warm_start"], **make["options"],
-    )  # fmt: skip
-    slots: dict[str, BaseDistribution] = {
-        n: CategoricalDistribution(v) for n, v in space.to_optuna().items()
-    }
-    claim = FileLock(f"{storage}.claim") if _is_file(storage) else contextlib.nullcontext()
-    while True:
-        with claim:  # between counting and asking no other worker may ask
-            held = study.get_trials(
-                deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)
-            )
-            if len(held) >= n_trials:
-                return
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", category=UserWarning)
-                trial = study.ask(slots)
-        architecture = space.from_params(trial.params)
-        evaluation = _earlier(study, architecture) or evaluate(architecture)
-        trial.set_user_attr(_EVALUATION, evaluation.to_json())
-        study.tell(trial, [evaluation.value(n) for n in names])
-        yield
-
-
-def _is_file(storage: PathLike | None) -> bool:
-    return storage is not None and "://" not in str(storage)
-
-
-def _earlier(study: optuna.Study, architecture: Architecture) -> Evaluation | None:
-    wanted = architecture.to_json()
-    for trial in _complete(study):
-        if trial.user_attrs[_EVALUATION]["architecture"] == wanted:
-            return Evaluation.from_json(trial.user_attrs[_EVALUATION])
-    return None
-
-
-def _worker(
-    name: str,
-    storage: PathLike,
-    identity: dict[str, Any],
-    space: SearchSpace,
-    evaluate: Evaluate,
-    names: list[str],
-    make: dict[str, Any],
-    n_trials: int,
-    num_threads: int,
-) -> None:
-    import torch
-
-    torch.set_num_threads(
-        num_threads
-    )  # a process of our own: the cores are shared with the other workers
-    study = _open(name, storage, len(names), identity)
-    for _ in _work(study, storage, space, evaluate, names, make, n_trials):
-        pass
-
-
-def _run_workers(workers: int, arguments: tuple[Any, ...], study: optuna.Study, bar: Any) -> None:
-    import torch
-
-    n_trials = arguments[-1]
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a forked child would keep this run's folder lock
-    threads = max(1, torch.get_num_threads() // workers)
-    processes = [
-        context.Process(target=_worker, args=(*arguments, threads), daemon=True)
-        for _ in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        while any(process.is_alive() for process in processes):
-            for process in processes:
-                process.join(timeout=0.5)
-            bar.n = min(n_trials, len(_complete(study)))
+        def show() -> None:
+            bar.n = min(n_trials, len(complete_trials(study)))
+            if progress and bar.n:
+                Y, mask, ref, best = _table(_evaluations(study), setting)
+                volume = normalized_hypervolume(Y[mask], best, ref)
+                bar.set_postfix_str(f"hypervolume {volume:.4f}", refresh=False)
             bar.refresh()
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
-    if len(_complete(study)) < n_trials:
-        codes = [process.exitcode for process in processes]
-        raise RuntimeError(
-            f"expected {n_trials} trials, got {len(_complete(study))}: workers ended with {codes}; run again to resume"
-        )
+
+        try:
+            if workers == 1:
+                for _ in work(study, plan, owner="main"):
+                    show()
+            elif done < n_trials:
+                run_workers(study, plan, workers, show)
+        except KeyboardInterrupt:
+            if progress:
+                kept = len(complete_trials(study))
+                where = "lost with this process" if storage is None else f"kept in {storage}"
+                bar.write(f"Stopped with {kept} of {n_trials} trials, {where}.", file=sys.stderr)
+            raise
+    return _result(_evaluations(study), setting, space.cardinality)
 
 
-def _show(
-    bar: Any,
-    study: optuna.Study,
-    objectives: Sequence[Objective],
-    ref_point: Mapping[str, float] | None,
-    ideal: Mapping[str, float] | None,
-) -> None:
-    bar.update()
-    trials = _complete(study)
-    if ref_point is not None and ideal is not None:
-        ref, best = ([box[str(o)] for o in objectives] for box in (ref_point, ideal))
-        bar.set_postfix_str(
-            f"hypervolume {normalized_hypervolume([t.values for t in trials], best, ref):.4f}"
-        )
+@dataclass(frozen=True)
+class _Setting:
+    """What turns evaluations into a result."""
+
+    objectives: tuple[Objective, ...]
+    constraints: Mapping[str, float]
+    ref_point: Box | None
+    ideal: Box | None
+    n_startup: int
+
+
+def _evaluations(study: optuna.Study) -> tuple[Evaluation, ...]:
+    """Of the finished trials, in the order of their indices."""
+
+    def order(trial: optuna.trial.FrozenTrial) -> tuple[int, int]:
+        index = index_of(trial)
+        return (trial.number if index is None else index, trial.number)
+
+    trials = sorted(complete_trials(study), key=order)
+    return tuple(Evaluation.from_json(t.user_attrs[EVALUATION]) for t in trials)
+
+
+def _table(
+    evaluations: Sequence[Evaluation], setting: _Setting
+) -> tuple[FloatArray, npt.NDArray[np.bool_], FloatArray, FloatArray]:
+    """Values, which rows are feasible, and the box: reference point and ideal."""
+    Y = np.array([[e.value(o) for o in setting.objectives] for e in evaluations], dtype=np.float64)
+    names = [str(o) for o in setting.objectives]
+    if setting.ref_point is not None:
+        ref = np.array([setting.ref_point[n] for n in names], dtype=np.float64)
+    else:
+        ref = default_ref_point(Y[: setting.n_startup])
+    if setting.ideal is not None:
+        best = np.array([setting.ideal[n] for n in names], dtype=np.float64)
+    else:  # a hair below, so that the box has a size when all values are equal
+        best = np.minimum(Y.min(axis=0), ref) - 1e-9 * np.maximum(np.abs(ref), 1.0)
+    return Y, feasible_mask(evaluations, setting.constraints), ref, best
 
 
 def _result(
-    study: optuna.Study,
-    objectives: Sequence[Objective],
-    ref_point: Mapping[str, float] | None,
-    ideal: Mapping[str, float] | None,
+    evaluations: tuple[Evaluation, ...], setting: _Setting, cardinality: int
 ) -> StudyResult:
-    from nas.searchers.indexed import index_of
-
-    trials = sorted(
-        _complete(study),
-        key=lambda t: (index_of(t) if index_of(t) is not None else t.number, t.number),
-    )
-    evaluations = tuple(Evaluation.from_json(t.user_attrs[_EVALUATION]) for t in trials)
-    Y = np.array([[e.value(o) for o in objectives] for e in evaluations])
-    ref = (
-        np.array([ref_point[str(o)] for o in objectives])
-        if ref_point
-        else default_ref_point(Y[:10])
-    )
-    best = (
-        np.array([ideal[str(o)] for o in objectives])
-        if ideal
-        else Y.min(axis=0) - 1e-9 * np.abs(Y.min(axis=0))
-    )
-    trace = [float(normalized_hypervolume(Y[: i + 1], best, ref)) for i in range(len(Y))]
+    Y, mask, ref, best = _table(evaluations, setting)
+    trace = [
+        float(normalized_hypervolume(Y[: i + 1][mask[: i + 1]], best, ref)) for i in range(len(Y))
+    ]
     return StudyResult(
-        evaluations, tuple(objectives), tuple(ref.tolist()), tuple(best.tolist()), trace
+        evaluations=evaluations,
+        objectives=setting.objectives,
+        ref_point=tuple(ref.tolist()),
+        ideal=tuple(best.tolist()),
+        hypervolume_trace=trace,
+        constraints=dict(setting.constraints),
+        is_exhausted=len({e.architecture for e in evaluations}) >= cardinality,
     )

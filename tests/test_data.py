@@ -427,7 +427,9 @@ def test_validation_windows_predict_each_token_once(
     assert windows.shape == (num_windows, context + 1)
     assert windows.dtype == torch.int64
     inputs, targets = windows[:, :-1].flatten(), windows[:, 1:].flatten()
-    assert targets.tolist() == (inputs + 1).tolist()  # the tokens count upwards: each follows its input
+    assert (
+        targets.tolist() == (inputs + 1).tolist()
+    )  # the tokens count upwards: each follows its input
     starts = windows[:, 0].tolist()
     assert starts[0] == int(tokens[0])
     assert len(set(targets.tolist())) == num_windows * context  # no token is predicted twice

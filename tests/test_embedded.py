@@ -45,17 +45,18 @@ def test_nothing_else_ships(header: dict[str, Any]) -> None:
 
 def test_the_recipe_is_whole_and_was_followed_to_its_end(header: dict[str, Any]) -> None:
     info = header["info"]
-    recipe = TrainingRecipe.from_json(info["recipe"])
-    assert recipe.to_json() == info["recipe"]
-    assert info["tokens"] == recipe.steps * recipe.batch_size * recipe.context
-    assert info["recipe"]["seed"] == recipe.seed
+    recipes = [TrainingRecipe.from_json(stage) for stage in info["recipes"]]
+    assert all(
+        recipe.to_json() == stage for recipe, stage in zip(recipes, info["recipes"], strict=True)
+    )
+    assert info["tokens"] == sum(r.steps * r.batch_size * r.context for r in recipes)
     assert info["start"] is None  # trained from nothing: the recipe alone reproduces it
 
 
 def test_the_loss_curve_ends_at_the_last_step_and_falls(header: dict[str, Any]) -> None:
     curve = header["info"]["loss_curve"]
     steps = [step for step, _, _ in curve]
-    assert steps[-1] == header["info"]["recipe"]["steps"]
+    assert steps[-1] == sum(stage["steps"] for stage in header["info"]["recipes"])
     assert all(a < b for a, b in pairwise(steps))
     tenth = max(1, len(curve) // 10)
     for column in (1, 2):

@@ -353,6 +353,16 @@ def damage(tensors: dict[str, Tensor], rng: np.random.Generator) -> str:
 
 def is_order(tensors: dict[str, Tensor], s: Sparsity, shape: tuple[int, int]) -> bool:
     """Whether index tensors are those of a valid format, checked entry by entry from the definition."""
+    if s.pattern == "dense":
+        return True
+    if s.pattern == "n:m":
+        width = s.m.bit_length() - 1
+        stream = "".join(f"{octet:08b}"[::-1] for octet in tensors["positions"].tolist())
+        places = [
+            int(stream[i : i + width][::-1], 2) for i in range(0, s.nonzeros(*shape) * width, width)
+        ]
+        groups = [places[i : i + s.n] for i in range(0, len(places), s.n)]
+        return all(b > a for group in groups for a, b in itertools.pairwise(group))
     columns = tensors["columns"].tolist()
     if s.pattern == "vector":
         lists, bound = columns, shape[1]
@@ -394,8 +404,7 @@ def test_damaged_tensors_are_refused_or_harmless(text: str) -> None:
         if packed.unpack().dtype == torch.float32:
             y = packed.multiply(x)
             assert torch.allclose(y, x @ packed.unpack().T, rtol=1e-4, atol=1e-4), what
-        if "columns" in tensors:
-            assert is_order(tensors, s, shape), what
+        assert is_order(tensors, s, shape), what
     for kind in ("missing", "extra", "shorter", "longer"):
         assert seen[kind, False] > 0, kind
         assert seen[kind, True] == 0, kind
@@ -423,6 +432,20 @@ def test_wrong_columns_are_refused_before_a_kernel_sees_them(text: str, value: A
         )
     with pytest.raises(PackedWeightError, match="columns"):
         from_tensors(s, shape, tensors)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"), [("2:4", (1, 1)), ("2:4", (3, 0)), ("2:8", (7, 7)), ("2:8", (5, 2))]
+)
+def test_wrong_positions_are_refused(text: str, wrong: tuple[int, int]) -> None:
+    s = Sparsity.parse(text)
+    shape = shape_of(s)
+    tensors = pack(random_weight(shape, 21), s).tensors()
+    width = s.m.bit_length() - 1
+    places = unpack_bits(tensors["positions"], width, s.nonzeros(*shape))
+    places[-2:] = torch.tensor(wrong, dtype=torch.uint8)
+    with pytest.raises(PackedWeightError, match="ascending positions"):
+        from_tensors(s, shape, tensors | {"positions": pack_bits(places, width)})
 
 
 @pytest.mark.parametrize("text", TEXTS)

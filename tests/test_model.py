@@ -71,9 +71,11 @@ def test_the_largest_equals_the_plain_gpt(name: str) -> None:
     space = small_space(FAMILIES[name])
     supernet = random_supernet(space, dtype=torch.float64)
     tokens = random_tokens(space, 2, 6)
-    logits = supernet(tokens, space.largest)
-    assert logits.dtype == torch.float64
-    assert_close(logits, reference(supernet, space.largest, tokens), torch.float64)
+    expected = reference(supernet, space.largest, tokens)
+    for length in (1, 2, 6):
+        logits = supernet(tokens[:, :length], space.largest)
+        assert logits.dtype == torch.float64
+        assert_close(logits, expected[:, :length], torch.float64)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -451,7 +453,7 @@ def test_decoding_with_a_cache_equals_the_whole_forward(name: str) -> None:
     ):
         model = extract(supernet, architecture)
         whole = model(tokens)
-        for chunks in ([1] * 12, [5, 4, 3], [9, 1, 1, 1], [1, 11], [12]):
+        for chunks in ([1] * 12, [2] * 6, [3, 5, 4], [9, 1, 1, 1], [1, 11], [12]):
             cache = model.make_cache(2, 12)
             parts = [model(piece, cache) for piece in tokens.split(chunks, dim=1)]
             assert cache.length == 12

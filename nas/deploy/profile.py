@@ -191,10 +191,11 @@ def fit_profile(
         surrogate.fit([architecture for architecture, _ in rows.values()], repeats_nr=repeats)
         surrogates[workload] = surrogate
         scores = surrogate.cross_validate(5)
-        quality[str(workload)] = {
+        # The surrogate counts an architecture's rounds as one record.
+        quality[str(workload)] = {name: round(value, 5) for name, value in scores.items()} | {
             "num_records": int(np.isfinite(repeats).sum()),
             "num_architectures": len(rows),
-        } | {name: round(value, 5) for name, value in scores.items()}
+        }
     return DeviceProfile(runtime, surrogates, quality, list(records), dict(paths or {}))
 
 

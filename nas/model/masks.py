@@ -75,8 +75,7 @@ class MaskCache:
         key = (id(weight), out_features, in_features, sparsity.pattern, sparsity.size, sparsity.m)
         entry = self._slices.get(key)
         state = _state(weight)
-        # A moved or cast weight keeps its id and its version, but its memory is another.
-        if entry is None or entry.state[1] != state[1] or (not self.hold and entry.state != state):
+        if entry is None or (not self.hold and entry.state != state):
             with torch.inference_mode(False):  # a cached rank must serve training as well
                 part = weight.detach()[:out_features, :in_features]
                 entry = _Slice(weight, state, group_rank(part, sparsity))

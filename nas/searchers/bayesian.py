@@ -34,8 +34,10 @@ from nas.searchers.boxes import non_dominated_boxes
 from nas.searchers.map_fit import LogNormal, Priors, fit
 
 FloatArray = npt.NDArray[np.float64]
-_VARIANCE = LogNormal(0.0, 1.0)  # prior of the share of each part of the kernel; the values are standardized
-_FLOOR = 1e-10  # share of the box: expected improvements below it are ranked by the smoothed logarithm
+# Prior of the variance of each part of the kernel; the values are standardized.
+_VARIANCE = LogNormal(0.0, 1.0)
+# Share of the box: expected improvements below it are ranked by the smoothed logarithm.
+_FLOOR = 1e-10
 _TAU_RELU, _TAU_MAX = 1e-6, 1e-3  # BoTorch's smoothing temperatures
 _CHUNK = 4_000_000  # numbers in one block of the improvement
 
@@ -44,10 +46,11 @@ def normal_draws(num_draws: int, dim: int, seed: int) -> FloatArray:
     """Quasi-random standard normal numbers, shape (num_draws, dim)."""
     if dim > 21_000:
         return np.random.default_rng(seed).standard_normal((num_draws, dim))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a number of draws that is no power of two is fine
-        uniform = qmc.Sobol(dim, rng=np.random.default_rng(seed)).random(num_draws)
-    return ndtri(np.clip(uniform, 1e-9, 1.0 - 1e-9))
+    sobol = qmc.Sobol(dim, rng=np.random.default_rng(seed))
+    with warnings.catch_warnings():  # a number of draws that is no power of two is fine
+        warnings.simplefilter("ignore", UserWarning)
+        uniform = sobol.random(num_draws)
+    return np.asarray(ndtri(np.clip(uniform, 1e-9, 1.0 - 1e-9)))
 
 
 class GaussianProcess:
@@ -70,9 +73,13 @@ class GaussianProcess:
         F = F_nf - self._center
         size = max(float((F**2).sum(axis=1).mean()), 1e-6)
         X, Y = torch.from_numpy(F), torch.from_numpy(y)[:, None]
-        matern = get_covar_module_with_dim_scaled_prior(ard_num_dims=X.shape[1], use_rbf_kernel=False)
+        matern = get_covar_module_with_dim_scaled_prior(
+            ard_num_dims=X.shape[1], use_rbf_kernel=False
+        )
         linear_prior = LogNormal(_VARIANCE.loc - math.log(size), _VARIANCE.scale)
-        scaled = ScaleKernel(matern, outputscale_prior=LogNormalPrior(_VARIANCE.loc, _VARIANCE.scale))
+        scaled = ScaleKernel(
+            matern, outputscale_prior=LogNormalPrior(_VARIANCE.loc, _VARIANCE.scale)
+        )
         linear = LinearKernel(variance_prior=LogNormalPrior(linear_prior.loc, linear_prior.scale))
         self.model = SingleTaskGP(X, Y, covar_module=scaled + linear, outcome_transform=None).to(X)
         noise = self.model.likelihood.noise_covar
@@ -113,7 +120,8 @@ class GaussianProcess:
     def _moments(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Mean, and the half of the covariance that the observations explain, in standardized units."""
         K = self._k(self._X, X)
-        return self._offset + (K.T @ self._alpha)[:, 0], torch.linalg.solve_triangular(self._L, K, upper=False)
+        V = torch.linalg.solve_triangular(self._L, K, upper=False)
+        return self._offset + (K.T @ self._alpha)[:, 0], V
 
     def predict(self, F_nf: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of the quantity (of its logarithm where that is modeled) without observation noise."""
@@ -162,11 +170,12 @@ def _skewness(y: FloatArray) -> float:
 def _cholesky(K: Tensor) -> Tensor:
     """Root of a covariance, with the least jitter that makes it positive definite."""
     eye = torch.eye(len(K), dtype=K.dtype)
-    for jitter in (1e-8, 1e-6, 1e-4, 1e-2):
+    L = eye
+    for jitter in (1e-8, 1e-6, 1e-4, 1e-2, 1e-1):
         L, info = torch.linalg.cholesky_ex(K + jitter * eye)
         if not int(info):
-            return L
-    return torch.linalg.cholesky(K + 0.1 * eye)
+            break
+    return L
 
 
 class ImprovementScore:
@@ -194,9 +203,10 @@ class ImprovementScore:
         Y = torch.from_numpy(np.ascontiguousarray(draws_Snm / self._scale))
         expected = self._in_chunks(self._improvement, Y)
         score = expected.log()
-        flat = expected < _FLOOR
-        if flat.all():  # no draw improves on anything: only the smoothed logarithm still tells candidates apart
-            score = self._in_chunks(self._smooth_log_improvement, Y).clamp_max(float(np.log(_FLOOR)))
+        if bool((expected < _FLOOR).all()):
+            # No draw improves on anything: only the smoothed logarithm still tells candidates apart.
+            smooth = self._in_chunks(self._smooth_log_improvement, Y)
+            score = smooth.clamp_max(math.log(_FLOOR))
         return np.asarray(score.numpy(), dtype=np.float64)
 
     def _in_chunks(self, function: Callable[[Tensor], Tensor], Y: Tensor) -> Tensor:
@@ -220,7 +230,9 @@ class ImprovementScore:
         return logmeanexp(logsumexp(lengths.sum(-1), dim=-1), dim=0)
 
 
-def chebyshev(Y: FloatArray, weights_m: FloatArray, low_m: FloatArray, high_m: FloatArray) -> FloatArray:
+def chebyshev(
+    Y: FloatArray, weights_m: FloatArray, low_m: FloatArray, high_m: FloatArray
+) -> FloatArray:
     """Augmented Chebyshev scalarization of (..., m) values, to be minimized (Knowles 2005, eq. 2, with rho = 0.05)."""
     weighted = weights_m * (Y - low_m) / np.where(high_m > low_m, high_m - low_m, 1.0)
     return np.asarray(weighted.max(axis=-1) + 0.05 * weighted.sum(axis=-1))

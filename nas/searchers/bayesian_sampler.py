@@ -79,9 +79,13 @@ class BayesianSampler(IndexedSampler):
         if acquisition not in ("nehvi", "nparego"):
             raise ValueError(f"expected acquisition 'nehvi' or 'nparego', got {acquisition!r}")
         if n_startup < 2:
-            raise ValueError(f"expected n_startup of 2 or more, got {n_startup}: a model needs data")
+            raise ValueError(
+                f"expected n_startup of 2 or more, got {n_startup}: a model needs data"
+            )
         if not effort > 0 or (num_draws is not None and num_draws < 2):
-            raise ValueError(f"expected effort > 0 and num_draws >= 2, got {effort} and {num_draws}")
+            raise ValueError(
+                f"expected effort > 0 and num_draws >= 2, got {effort} and {num_draws}"
+            )
         self.acquisition = acquisition
         self.search_space = dict(search_space) if search_space is not None else None
         self.known = dict(known or {})
@@ -91,7 +95,9 @@ class BayesianSampler(IndexedSampler):
         self.num_draws = num_draws
         self.effort = effort
         self._canonical_points: dict[bytes, FloatArray] = {}
-        self._known_values: dict[int, dict[bytes, tuple[float, float]]] = {j: {} for j in self.known}
+        self._known_values: dict[int, dict[bytes, tuple[float, float]]] = {
+            j: {} for j in self.known
+        }
         self._parameter_space: ParameterSpace | None = None
 
     # --- Optuna's interface ------------------------------------------------------------------------
@@ -109,7 +115,9 @@ class BayesianSampler(IndexedSampler):
             return {}
         shared = finished[0].distributions
         return {
-            name: dist for name, dist in shared.items() if all(dist == t.distributions.get(name) for t in finished)
+            name: dist
+            for name, dist in shared.items()
+            if all(dist == t.distributions.get(name) for t in finished)
         }
 
     def sample_relative(
@@ -124,7 +132,10 @@ class BayesianSampler(IndexedSampler):
             return {}
         space = self._space(search_space)
         complete, running = self._others(study, trial, space)
-        points = {t.number: self._canonical(space, space.point(t.params)[None])[0] for t in complete + running}
+        points = {
+            t.number: self._canonical(space, space.point(t.params)[None])[0]
+            for t in complete + running
+        }
         candidates = Candidates(
             space,
             lambda X: self._canonical(space, X),
@@ -151,7 +162,11 @@ class BayesianSampler(IndexedSampler):
         return space.params(x)
 
     def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
     ) -> Any:
         """The given value in a warm start; otherwise uniform, for a parameter outside the static space."""
         given = self.warm_params(trial)
@@ -178,6 +193,10 @@ class BayesianSampler(IndexedSampler):
         feasible = np.array([all(c <= 0.0 for c in t.constraints.values()) for t in complete])
         ref = self._reference(Y, complete, sign)
         learned = [j for j in range(len(sign)) if j not in self.known]
+        if len(learned) + len(self.known) != len(sign):
+            raise ValueError(
+                f"expected known objectives among the {len(sign)} of the study, got indices {sorted(self.known)}"
+            )
         features = self._features(space, X)
         models = {j: GaussianProcess(features(X), Y[:, j]) for j in learned}
         constraints = _constraint_models(features(X), complete)
@@ -187,40 +206,44 @@ class BayesianSampler(IndexedSampler):
             base = base[_best_by_rank(Y[base], _MAX_BASELINE)]
         X_base = np.concatenate([X[base], *[points[t.number][None] for t in running]])
         num_draws = self.num_draws or _NUM_DRAWS.get(len(sign), 16)
-        z = normal_draws(num_draws, (len(X_base) + 1) * len(sign), int(candidates.rng.integers(2**31)))
-        z = z.reshape(num_draws, len(sign), len(X_base) + 1)
+        width = len(X_base) + 1
+        z = normal_draws(num_draws, width * len(sign), int(candidates.rng.integers(2**31)))
+        z = z.reshape(num_draws, len(sign), width)
 
         def draw(X_nd: FloatArray, at_base: bool) -> FloatArray:
             """Values S x n x m of the drawn functions, at the baseline or at candidates."""
             F = features(X_nd)
             outcomes = []
             for j in range(len(sign)):
-                if j in models:
-                    values = models[j].start_draws(F, z[:, j, :-1]) if at_base else models[j].extend_draws(F, z[:, j, -1])
-                else:
+                z_base, z_new = z[:, j, :-1], z[:, j, -1]
+                if j not in models:
                     mean, std = self._known(space, j, X_nd)
-                    noise = z[:, j, :-1] if at_base else z[:, j, -1:]
-                    values = sign[j] * mean + noise * std
+                    values = sign[j] * mean + (z_base if at_base else z_new[:, None]) * std
+                elif at_base:
+                    values = models[j].start_draws(F, z_base)
+                else:
+                    values = models[j].extend_draws(F, z_new)
                 outcomes.append(values)
             return np.stack(outcomes, axis=-1)
 
         drawn = draw(X_base, True) if len(X_base) else np.zeros((num_draws, 0, len(sign)))
-        if not len(X_base):
-            for j, model in models.items():  # no feasible point yet: draws without a baseline are draws of the posterior
+        if not len(X_base):  # no feasible point yet: any point will do to start the draws
+            for j, model in models.items():
                 model.start_draws(features(X[:1]), z[:, j, :1])
         ideal = np.minimum(Y[feasible].min(axis=0) if feasible.any() else Y.min(axis=0), ref)
         scalarize: Callable[[FloatArray], FloatArray] = lambda draws: draws  # noqa: E731
         if self.acquisition == "nparego" and len(sign) > 1:
             weights = candidates.rng.dirichlet(np.ones(len(sign)))
-            low, high = Y.min(axis=0), Y.max(axis=0)
-            scalarize = lambda draws: chebyshev(draws, weights, low, high)[..., None]  # noqa: E731
-            improvement = ImprovementScore(scalarize(drawn), np.array([1e3]), np.ones(1))
+            # BoTorch scales by the range of all values seen, which one broken architecture can make useless.
+            scalarize = lambda draws: chebyshev(draws, weights, ideal, ref)[..., None]  # noqa: E731
+            improvement = ImprovementScore(scalarize(drawn), np.array([1e6]), np.ones(1))
         else:
             size = np.where(ref > ideal, ref - ideal, 1.0)
             improvement = ImprovementScore(drawn, ref, size)
 
         def score(X_nd: FloatArray) -> FloatArray:
-            return improvement(scalarize(draw(X_nd, False))) + log_feasibility(constraints, features(X_nd))
+            gain = improvement(scalarize(draw(X_nd, False)))
+            return gain + log_feasibility(constraints, features(X_nd))
 
         parents = base[non_dominated_mask(Y[base])] if len(base) else np.arange(len(X))
         return candidates.best(score, X[parents])
@@ -249,7 +272,9 @@ class BayesianSampler(IndexedSampler):
 
         return features
 
-    def _reference(self, Y: FloatArray, complete: list[FrozenTrial], sign: FloatArray) -> FloatArray:
+    def _reference(
+        self, Y: FloatArray, complete: list[FrozenTrial], sign: FloatArray
+    ) -> FloatArray:
         if self.ref_point is not None:
             if len(self.ref_point) != len(sign):
                 raise ValueError(
@@ -293,18 +318,24 @@ class BayesianSampler(IndexedSampler):
             points.append(self._canonical_points[key])
         return np.array(points).reshape(-1, space.dim)
 
-    def _known(self, space: ParameterSpace, j: int, X_nd: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _known(
+        self, space: ParameterSpace, j: int, X_nd: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
         values = self._known_values[j]
         keys = [space.key(x) for x in X_nd]
         new = {key: x for key, x in zip(keys, X_nd, strict=True) if key not in values}
         if new:
             mean, std = self.known[j]([space.params(x) for x in new.values()])
-            table = np.broadcast_arrays(np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64))
-            if table[0].shape != (len(new),) or not np.isfinite(table).all() or (table[1] < 0).any():
+            means = np.asarray(mean, dtype=np.float64)
+            stds = np.broadcast_to(np.asarray(std, dtype=np.float64), means.shape)
+            finite = np.isfinite(means).all() and np.isfinite(stds).all()
+            if means.shape != (len(new),) or not finite or (stds < 0).any():
                 raise ValueError(
-                    f"expected known objective {j} to return {len(new)} finite means and standard deviations of 0 or more"
+                    f"expected known objective {j} to return {len(new)} finite means and standard deviations of 0 or "
+                    f"more, got shapes {means.shape} and {np.shape(std)}"
                 )
-            values.update(zip(new, zip(*(column.tolist() for column in table), strict=True), strict=True))
+            pairs = zip(means.tolist(), stds.tolist(), strict=True)
+            values.update(zip(new, pairs, strict=True))
         found = np.array([values[key] for key in keys]).reshape(-1, 2)
         return found[:, 0], found[:, 1]
 

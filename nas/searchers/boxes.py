@@ -43,10 +43,13 @@ def non_dominated_boxes(Y_km: FloatArray, ref_point_m: FloatArray) -> Boxes:
 def _sweep(Y: FloatArray, ref: FloatArray) -> Boxes:
     """Three objectives: add the points in order of the third, closing the boxes each of them cuts."""
     infinity = float("inf")
-    boxes: list[tuple[float, float, float, float, float]] = []  # lower_1, lower_3, upper_1, upper_2, upper_3
-    # strips of the region left free so far: [left, right) in objective 1, below height in objective 2, open since start
-    strips: list[tuple[float, float, float, float]] = [(-infinity, float(ref[0]), float(ref[1]), -infinity)]
-    for y1, y2, y3 in Y[np.lexsort(Y.T)].tolist():  # by the third objective, ties by the second, then the first
+    # lower_1, lower_3, upper_1, upper_2, upper_3
+    boxes: list[tuple[float, float, float, float, float]] = []
+    # Strips of the region left free so far: [left, right) in objective 1, below height in objective 2, open since start.
+    everything = (-infinity, float(ref[0]), float(ref[1]), -infinity)
+    strips: list[tuple[float, float, float, float]] = [everything]
+    order = np.lexsort(Y.T)  # by the third objective, ties by the second, then the first
+    for y1, y2, y3 in Y[order].tolist():
         first = 0
         while first < len(strips) and strips[first][1] <= y1:
             first += 1

@@ -15,8 +15,10 @@ import numpy.typing as npt
 from nas.searchers.parameters import ParameterSpace
 
 FloatArray = npt.NDArray[np.float64]
-Score = Callable[[FloatArray], FloatArray]  # X_nd -> score_n, larger is better
-Canonical = Callable[[FloatArray], FloatArray]  # X_nd -> X_nd: one spelling for points that mean the same
+# X_nd -> score_n, larger is better
+Score = Callable[[FloatArray], FloatArray]
+# X_nd -> X_nd: one spelling for points that mean the same
+Canonical = Callable[[FloatArray], FloatArray]
 _MAX_LISTED = 100_000
 
 
@@ -96,7 +98,8 @@ class Candidates:
                     climbers[i] = (float(scores_i.max()), X_i[int(scores_i.argmax())])
                     moved.append(i)
             active = moved
-        return max(climbers, key=lambda climber: climber[0])[1]
+        best: FloatArray = max(climbers, key=lambda climber: climber[0])[1]
+        return best
 
     def _score(self, score: Score, X_nd: FloatArray) -> FloatArray:
         """Scores of points, computed once for each."""

@@ -20,7 +20,8 @@ from nas.searchers.indexed import ReseededSampler
 if TYPE_CHECKING:
     from nas.searchers.bayesian_sampler import KnownObjective
 
-_POPULATION = 20  # Optuna's 50 leaves NSGA in its random first generation for the whole of a small budget
+# Optuna's 50 leaves NSGA in its random first generation for the whole of a small budget.
+_POPULATION = 20
 
 
 def _optuna(name: str, options: dict[str, Any]) -> Callable[[int], BaseSampler]:
@@ -28,7 +29,7 @@ def _optuna(name: str, options: dict[str, Any]) -> Callable[[int], BaseSampler]:
     if name == "random":
         return lambda seed: RandomSampler(seed=seed, **options)
     if name == "nsga2":
-        return lambda seed: NSGAIISampler(seed=seed, **{"population_size": _POPULATION} | options)
+        return lambda seed: _NSGAII(seed=seed, **{"population_size": _POPULATION} | options)
     if name == "nsga3":
         return lambda seed: _NSGAIII(seed=seed, **{"population_size": _POPULATION} | options)
     if name == "tpe":
@@ -39,22 +40,31 @@ def _optuna(name: str, options: dict[str, Any]) -> Callable[[int], BaseSampler]:
     return lambda seed: GPSampler(seed=seed, **gp)
 
 
-class _NSGAIII(NSGAIIISampler):
-    """NSGA-III whose children do not depend on whether the parents were selected just now or are read from the storage.
+class _Stateless:
+    """Makes the children of a generation independent of whether its parents were selected just now or are read from the storage.
 
-    Selection draws from the random state that the children are drawn from. A study resumed after the first proposal of a generation
-    was lost finds the parents stored, skips selection, and would propose other children.
+    Optuna returns parents in the order of their selection the first time and by number later, and NSGA-III's selection draws from the
+    random state that the children are drawn from. A study resumed after the first proposal of a generation was lost finds the parents
+    stored, and would propose other children.
     """
 
     def __init__(self, *, seed: int, **options: Any) -> None:
         super().__init__(seed=seed, **options)
         self._seed = seed
 
-    def get_parent_population(self, study: Any, generation: int) -> Any:
-        """As Optuna's, with the random state set back."""
-        parents = super().get_parent_population(study, generation)
-        self._rng.rng.seed(self._seed)
-        return parents
+    def get_parent_population(self, study: Any, generation: int) -> list[Any]:
+        """As Optuna's, by number and with the random state set back."""
+        parents: list[Any] = super().get_parent_population(study, generation)  # type: ignore[misc]
+        self._rng.rng.seed(self._seed)  # type: ignore[attr-defined]
+        return sorted(parents, key=lambda trial: int(trial.number))
+
+
+class _NSGAII(_Stateless, NSGAIISampler):
+    pass
+
+
+class _NSGAIII(_Stateless, NSGAIIISampler):
+    pass
 
 
 _OPTUNA = ("random", "nsga2", "nsga3", "tpe", "gp")
@@ -97,14 +107,22 @@ def make_sampler(
         raise ValueError(f"expected a sampler in {', '.join(samplers())}, got {name!r}{hint}")
     try:
         if name in _BAYESIAN:
-            from nas.searchers.bayesian_sampler import BayesianSampler  # BoTorch takes two seconds to import
+            # here, because BoTorch takes two seconds to import
+            from nas.searchers.bayesian_sampler import BayesianSampler
 
             acquisition: Any = _BAYESIAN[name]
             return BayesianSampler(
-                seed=seed, acquisition=acquisition, known=known, ref_point=ref_point, warm_start=warm_start, **options
-            )  # fmt: skip
+                seed=seed,
+                acquisition=acquisition,
+                known=known,
+                ref_point=ref_point,
+                warm_start=warm_start,
+                **options,
+            )
         make = _optuna(name, options)
         make(0)  # refuses wrong options now, not at the first trial
     except TypeError as error:
-        raise ValueError(f"expected options of the sampler {name!r}, got {sorted(options)}: {error}") from error
+        raise ValueError(
+            f"expected options of the sampler {name!r}, got {sorted(options)}: {error}"
+        ) from error
     return ReseededSampler(make, seed=seed, warm_start=warm_start)

@@ -145,7 +145,11 @@ class ReseededSampler(IndexedSampler):
         return self._sampler(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
     ) -> Any:
         """The given value for a trial with given parameters, otherwise as the Optuna sampler does."""
         given = self.warm_params(trial)

@@ -118,11 +118,19 @@ def fit(F_nf: FloatArray, y_n: FloatArray, priors: Priors, max_steps: int = 200)
         return cost, slope, constant
 
     start = np.full(f + 3, math.log(max(priors.length.mode, priors.min_length)))
-    start[f:] = np.log([max(priors.noise.mode, priors.min_noise), priors.matern.mode, priors.linear.mode])
-    bounds = [(math.log(priors.min_length), 12.0)] * f + [(math.log(priors.min_noise), 5.0), *[(-12.0, 5.0)] * 2]
+    noise_start = max(priors.noise.mode, priors.min_noise)
+    start[f:] = np.log([noise_start, priors.matern.mode, priors.linear.mode])
+    length_bounds, noise_bounds = (
+        (math.log(low), high) for low, high in ((priors.min_length, 12.0), (priors.min_noise, 5.0))
+    )
     result = minimize(
-        lambda theta: solve(theta)[:2], start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": max_steps}
-    )  # fmt: skip
+        lambda theta: solve(theta)[:2],
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[length_bounds] * f + [noise_bounds, (-12.0, 5.0), (-12.0, 5.0)],
+        options={"maxiter": max_steps},
+    )
     cost, _, constant = solve(result.x)
     noise, matern, linear = np.exp(result.x[f:]).tolist()
     return Hyperparameters(np.exp(result.x[:f]), noise, matern, linear, constant, cost)

@@ -24,9 +24,12 @@ from optuna.distributions import (
 from scipy.stats import qmc
 
 FloatArray = npt.NDArray[np.float64]
-_MAX_GRID = 64  # numeric parameters with more values than this are treated as continuous and rounded
-_ALL_NEIGHBORS = 8  # ordered grids up to this size have every other value as neighbor, larger ones the near values
-_STEPS = (0.02, 0.1, 0.3)  # standard deviations of the moves along a continuous parameter
+# Numeric parameters with more values than this are treated as continuous and rounded.
+_MAX_GRID = 64
+# Ordered grids up to this size have every other value as neighbor, larger ones the near values.
+_ALL_NEIGHBORS = 8
+# Standard deviations of the moves along a continuous parameter.
+_STEPS = (0.02, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def _grid_values(distribution: BaseDistribution) -> tuple[Any, ...] | None:
         if distribution.low == distribution.high:
             return (distribution.low,)
         if distribution.step is not None:
-            count = math.floor((distribution.high - distribution.low) / distribution.step + 1e-8) + 1
+            span = distribution.high - distribution.low
+            count = math.floor(span / distribution.step + 1e-8) + 1
             if count <= _MAX_GRID:
                 return tuple(distribution.low + i * distribution.step for i in range(count))
         return None
@@ -66,9 +70,8 @@ def _parameter(name: str, distribution: BaseDistribution) -> _Parameter:
     if values is None:
         return _Parameter(name, distribution, None, True, np.zeros((0, 1)))
     numeric = all(isinstance(v, (bool, int, float)) for v in values)
-    ordered = numeric and len({*values}) == len(values) and list(values) in (
-        sorted(values), sorted(values, reverse=True),
-    )  # fmt: skip
+    ordered = numeric and len({*values}) == len(values)
+    ordered = ordered and list(values) in (sorted(values), sorted(values, reverse=True))
     if len(values) == 2 or ordered:  # two unordered values are two ends of a line
         if isinstance(distribution, IntDistribution) and distribution.log:
             ranks = np.log(np.array(values, dtype=np.float64))
@@ -230,6 +233,6 @@ class ParameterSpace:
         value = min(max(math.exp(value) if dist.log else value, dist.low), dist.high)
         if dist.step is None:
             return value
-        steps = round((value - dist.low) / dist.step)
-        stepped = dist.low + min(steps, math.floor((dist.high - dist.low) / dist.step + 1e-8)) * dist.step
+        last = math.floor((dist.high - dist.low) / dist.step + 1e-8)
+        stepped = dist.low + min(round((value - dist.low) / dist.step), last) * dist.step
         return int(stepped) if isinstance(dist, IntDistribution) else float(stepped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 
@@ -17,9 +18,11 @@ class Processes:
         self.device = device
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        self._owns_group = self.world_size > 1 and not dist.is_initialized()
-        if self._owns_group:
+        if self.world_size > 1 and not dist.is_initialized():
+            # Once a process: after a group is destroyed torchrun's store still holds its addresses,
+            # and the next group would try to connect to them.
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            atexit.register(_end_group)
 
     @property
     def is_first(self) -> bool:
@@ -63,7 +66,7 @@ class Processes:
         if self.world_size > 1:
             dist.barrier()
 
-    def close(self) -> None:
-        """End the process group if this object began it."""
-        if self._owns_group:
-            dist.destroy_process_group()
+
+def _end_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -23,6 +23,8 @@ class TrainingRecipe:
         gradient_clip: largest global gradient norm.
         num_random: random subnets per step beside the largest and the smallest (sandwich rule,
             1903.05134).
+        size_bias: how often random subnets take the largest widths (:func:`~nas.training.sandwich.draw_subnet`).
+        distillation_weight: of the students' mean loss beside the largest subnet's.
         mask_refresh_steps: masks are recomputed from the weights every so many steps.
         checkpoint_steps: a checkpoint every so many steps; a multiple of ``mask_refresh_steps``, so
             that resuming is exact.
@@ -44,6 +46,8 @@ class TrainingRecipe:
     beta2: float = 0.98
     gradient_clip: float = 1.0
     num_random: int = 2
+    size_bias: float = 0.0
+    distillation_weight: float = 1.0
     mask_refresh_steps: int = 25
     checkpoint_steps: int = 100
     seed: int = 0
@@ -56,7 +60,9 @@ class TrainingRecipe:
         for name in ("warmup_steps", "num_random", "weight_decay", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"expected {name} of 0 or more, got {getattr(self, name)}")
-        for name in ("learning_rate", "gradient_clip"):
+        if not 0.0 <= self.size_bias <= 1.0:
+            raise ValueError(f"expected size_bias in [0, 1], got {self.size_bias}")
+        for name in ("learning_rate", "gradient_clip", "distillation_weight"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
         if self.checkpoint_steps % self.mask_refresh_steps:

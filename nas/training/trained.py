@@ -70,7 +70,7 @@ def train_supernet(
     space: SearchSpace,
     corpus: PathLike = EMBEDDED_CORPUS,
     *,
-    recipe: TrainingRecipe | None = None,
+    recipe: TrainingRecipe | Sequence[TrainingRecipe] | None = None,
     out: PathLike | None = None,
     device: str = "cpu",
     from_scratch: bool = False,
@@ -85,8 +85,8 @@ def train_supernet(
     Args:
         space: what to train.
         corpus: ``stdlib``, a file, a folder, a parquet file, or ``hf:<dataset>[:config]``.
-        recipe: how to train; None takes the embedded supernet untouched if it fits, and the default
-            recipe otherwise.
+        recipe: how to train, several for stages one after another; None takes the embedded supernet
+            untouched if it fits, and the default recipe otherwise.
         out: folder of tokens, checkpoints and the result; by default
             ``runs/supernet-<space>-<corpus>``.
         device: ``cpu`` or ``cuda``.
@@ -113,9 +113,10 @@ def train_supernet(
         model, info = load_supernet(embedded_path(), device)
         return TrainedSupernet(model, text, info, embedded_path())
     recipe = recipe or TrainingRecipe(context=min(256, space.family.context_length))
+    stages = [recipe] if isinstance(recipe, TrainingRecipe) else list(recipe)
     start = supernet_info(embedded_path()).get("sha256") if is_embedded_space else None
     identity = {
-        "recipe": recipe.to_json(),
+        "recipes": [stage.to_json() for stage in stages],
         "corpus": text.fingerprint,
         "tokenizer": text.tokenizer_fingerprint,
         "start": start,
@@ -127,17 +128,27 @@ def train_supernet(
         differing = [name for name, value in wanted.items() if info.get(name) != value]
         if differing:  # hours of training may stand there
             raise CheckpointError(
-                f"expected the supernet at {path} to be this one, but its {', '.join(differing)} differ; "
+                f"expected the supernet of this run at {path}, got one that differs in {', '.join(differing)}; "
                 "use another output folder, or delete it to train again"
             )
         model, info = load_supernet(path, device)
         return TrainedSupernet(model, text, info, path)
-    model = load_supernet(embedded_path())[0] if is_embedded_space else Supernet(space, recipe.seed)
+    if is_embedded_space:
+        model = load_supernet(embedded_path())[0]
+    else:
+        model = Supernet(space, stages[0].seed)
     model = model.to(device)
-    curve = train(
-        model, text.train_tokens, recipe, checkpoint=folder / "training.json", progress=progress
-    )
-    info = identity | {"corpus_name": text.name, "tokens": recipe.tokens, "loss_curve": curve}
+    curve, before = [], 0
+    for number, stage in enumerate(stages):
+        checkpoint = folder / f"training-{number}.json"
+        found = train(model, text.train_tokens, stage, checkpoint=checkpoint, progress=progress)
+        curve += [(before + step, largest, others) for step, largest, others in found]
+        before += stage.steps
+    info = identity | {
+        "corpus_name": text.name,
+        "tokens": sum(stage.tokens for stage in stages),
+        "loss_curve": curve,
+    }
     save_supernet(model, path, info)
     return TrainedSupernet(model, text, supernet_info(path), path)
 

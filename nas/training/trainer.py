@@ -65,28 +65,17 @@ def train(
         ValueError: if the checkpoint belongs to another recipe, space or text, or the batch does
             not divide by the processes.
     """
-    with contextlib.closing(Processes(next(supernet.parameters()).device)) as processes:
-        return _train(
-            supernet, tokens, recipe, processes, checkpoint, subnets, progress, stop_after
-        )
-
-
-def _train(
-    supernet: Supernet,
-    tokens: Any,
-    recipe: TrainingRecipe,
-    processes: Processes,
-    checkpoint: Path | None,
-    subnets: Sampler | None,
-    progress: bool,
-    stop_after: int | None,
-) -> LossCurve:
+    device = next(supernet.parameters()).device
+    processes = Processes(device)
     if recipe.batch_size % processes.world_size:
         raise ValueError(
             f"expected batch_size divisible by {processes.world_size} processes, got {recipe.batch_size}"
         )
-    device = processes.device
-    visit = subnets or (lambda step: sandwich(supernet.space, recipe.num_random, recipe.seed, step))
+    visit = subnets or (
+        lambda step: sandwich(
+            supernet.space, recipe.num_random, recipe.seed, step, recipe.size_bias
+        )
+    )
     batches = TokenBatches(
         tokens, recipe.context, recipe.batch_size // processes.world_size, recipe.seed
     )
@@ -114,7 +103,9 @@ def _train(
                 masks.clear()
             windows = batches.batch(step, processes.rank, processes.world_size)
             optimizer.zero_grad(set_to_none=True)
-            losses = _backward(supernet, windows.to(device), visit(step), masks, dtype)
+            losses = _backward(
+                supernet, windows.to(device), visit(step), masks, dtype, recipe.distillation_weight
+            )
             processes.average_gradients(supernet.parameters())
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(step)
@@ -157,6 +148,7 @@ def _backward(
     architectures: list[Architecture],
     masks: MaskCache,
     dtype: torch.dtype,
+    distillation_weight: float,
 ) -> Tensor:
     """Accumulate the gradients of one step; losses [largest, mean of the others]."""
     inputs, targets = batch[:, :-1], batch[:, 1:]
@@ -175,7 +167,7 @@ def _backward(
     for architecture in architectures[1:]:
         # The students' mean, not their sum: three students outvote the teacher, and a weak teacher holds all of them back.
         distilled = distillation_loss(forward(architecture), teacher) / (len(architectures) - 1)
-        distilled.backward()
+        (distillation_weight * distilled).backward()
         others += distilled.detach()
     return torch.stack([loss.detach(), others])
 
