@@ -56,7 +56,7 @@ class SearchRun:
     space: str = "tiny"
     corpus: str = "stdlib"
     device: str = "cpu"
-    trials: int = 60
+    trials: int = 80
     sampler: str = DEFAULT_SAMPLER
     seed: int = 0
     objectives: tuple[str, ...] = DEFAULT_OBJECTIVES

@@ -3,6 +3,7 @@
 from search_spaces.architecture import Architecture as Architecture
 from search_spaces.architecture import LayerConfig as LayerConfig
 from search_spaces.checkpoints import from_checkpoint as from_checkpoint
+from search_spaces.choices import Choice as Choice
 from search_spaces.costs import Costs as Costs
 from search_spaces.costs import costs as costs
 from search_spaces.costs import decode_flops as decode_flops
@@ -13,7 +14,6 @@ from search_spaces.presets import presets as presets
 from search_spaces.shapes import LinearShape as LinearShape
 from search_spaces.shapes import layer_linears as layer_linears
 from search_spaces.shapes import linear_shapes as linear_shapes
-from search_spaces.space import Choice as Choice
 from search_spaces.space import SearchSpace as SearchSpace
 from search_spaces.sparsity import DENSE as DENSE
 from search_spaces.sparsity import Sparsity as Sparsity

@@ -54,9 +54,8 @@ class LayerConfig:
 
     def __post_init__(self) -> None:
         for name in ("attention", "ffn"):
-            if not isinstance(
-                getattr(self, name), bool
-            ):  # "False" is truthy: a known fault of string configs
+            # "False" is truthy: a known fault of string configs.
+            if not isinstance(getattr(self, name), bool):
                 raise ValueError(
                     f"expected {name} to be True or False, got {getattr(self, name)!r}"
                 )
@@ -71,9 +70,8 @@ class LayerConfig:
             or not math.isfinite(ratio)
         ):
             raise ValueError(f"expected ffn_ratio to be a finite number, got {ratio!r}")
-        object.__setattr__(
-            self, "ffn_ratio", float(ratio) + 0.0
-        )  # one zero, not two: -0.0 has another JSON
+        # One zero, not two: -0.0 has another JSON.
+        object.__setattr__(self, "ffn_ratio", float(ratio) + 0.0)
         for name in ("attention_sparsity", "ffn_sparsity"):
             object.__setattr__(self, name, _sparsity(getattr(self, name)))
         for part, width, name, sparsity in (

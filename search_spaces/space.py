@@ -19,29 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from search_spaces.architecture import Architecture, LayerConfig
+from search_spaces.choices import GLOBAL_SLOTS, LAYER_SLOTS, Choice, Value, check_types
 from search_spaces.family import Family
 from search_spaces.shapes import layer_linears
 from search_spaces.sparsity import DENSE, Sparsity
-
-Value = int | float | bool | str
-_GLOBAL = {"embed_dim": "embed_dims", "depth": "depths", "bias": "biases"}
-_PER_LAYER = {
-    "attention": "attention",
-    "num_heads": "num_heads",
-    "attention_sparsity": "attention_sparsities",
-    "ffn": "ffn",
-    "ffn_ratio": "ffn_ratios",
-    "ffn_sparsity": "ffn_sparsities",
-    "adapter_rank": "adapter_ranks",
-}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One dimension of a search space: a name and its values as JSON scalars, smallest first where they have an order."""
-
-    name: str
-    values: tuple[Value, ...]
 
 
 @dataclass(frozen=True)
@@ -82,8 +63,8 @@ class SearchSpace:
     _values: dict[str, tuple[Value, ...]] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
-        for name in (*_GLOBAL.values(), *_PER_LAYER.values()):
-            _check_types(name, getattr(self, name))
+        for name in (*GLOBAL_SLOTS.values(), *LAYER_SLOTS.values()):
+            check_types(name, getattr(self, name))
             values = tuple(
                 Sparsity.parse(value)
                 if name.endswith("sparsities") and isinstance(value, str)
@@ -108,7 +89,7 @@ class SearchSpace:
             "_values",
             {
                 slot: tuple(str(v) if isinstance(v, Sparsity) else v for v in getattr(self, name))
-                for slot, name in (_GLOBAL | _PER_LAYER).items()
+                for slot, name in (GLOBAL_SLOTS | LAYER_SLOTS).items()
             },
         )
         if self.depths[0] < 1:
@@ -123,9 +104,9 @@ class SearchSpace:
     @cached_property
     def choices(self) -> tuple[Choice, ...]:
         """The static slots with more than one value: global ones first, then layer by layer."""
-        slots = [Choice(name, self._values[name]) for name in _GLOBAL]
+        slots = [Choice(name, self._values[name]) for name in GLOBAL_SLOTS]
         for layer in range(self.depths[-1]):
-            slots += [Choice(f"layer{layer}.{name}", self._values[name]) for name in _PER_LAYER]
+            slots += [Choice(f"layer{layer}.{name}", self._values[name]) for name in LAYER_SLOTS]
         return tuple(slot for slot in slots if len(slot.values) > 1)
 
     @property
@@ -172,7 +153,7 @@ class SearchSpace:
 
         layers = []
         for index in range(int(value("depth", "depth"))):
-            fields = {name: value(f"layer{index}.{name}", name) for name in _PER_LAYER}
+            fields = {name: value(f"layer{index}.{name}", name) for name in LAYER_SLOTS}
             for name in ("attention_sparsity", "ffn_sparsity"):
                 fields[name] = Sparsity.parse(fields[name])
             layers.append(LayerConfig.make(**fields))
@@ -320,7 +301,7 @@ class SearchSpace:
     def to_json(self) -> dict[str, Any]:
         """Fields as JSON values."""
         fields: dict[str, Any] = {"name": self.name, "family": self.family.to_json()}
-        for slot, name in (_GLOBAL | _PER_LAYER).items():
+        for slot, name in (GLOBAL_SLOTS | LAYER_SLOTS).items():
             fields[name] = list(self._values[slot])
         return fields
 
@@ -331,7 +312,7 @@ class SearchSpace:
         Raises:
             ValueError: if a field is missing, unknown or invalid.
         """
-        expected = {"name", "family", *_GLOBAL.values(), *_PER_LAYER.values()}
+        expected = {"name", "family", *GLOBAL_SLOTS.values(), *LAYER_SLOTS.values()}
         if not isinstance(fields, dict) or set(fields) != expected:
             raise ValueError(
                 f"expected a search space with the fields {sorted(expected)}, got {fields!r}"
@@ -410,14 +391,3 @@ class SearchSpace:
 
 def _zeros(sparsity: Sparsity) -> float:
     return sparsity.level
-
-
-def _check_types(name: str, values: Any) -> None:
-    """Refuse values that would compare and sort, but build something else: "False" is truthy, 2.0 equals 2."""
-    kinds: dict[str, tuple[type, ...]] = {"ffn_ratios": (int, float)}
-    kinds |= dict.fromkeys(("biases", "attention", "ffn"), (bool,))
-    kinds |= dict.fromkeys(("attention_sparsities", "ffn_sparsities"), (Sparsity, str))
-    allowed = kinds.get(name, (int,))
-    if not isinstance(values, tuple) or any(type(value) not in allowed for value in values):
-        names = " or ".join(kind.__name__ for kind in allowed)
-        raise ValueError(f"expected {name} to be a tuple of {names}, got {values!r}")

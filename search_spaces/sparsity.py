@@ -114,9 +114,8 @@ class Sparsity:
         # Two decimals is the house spelling; a finer level keeps every digit it needs to be read back equal.
         level = f"{self.level:.2f}"
         if float(level) != self.level:
-            level = (
-                f"{Decimal(repr(self.level)):f}"  # digits alone: 1e-05 is no spelling of a level
-            )
+            # Digits alone: 1e-05 is no spelling of a level.
+            level = f"{Decimal(repr(self.level)):f}"
         return f"{self.pattern}{self.size or ''}:{level}"
 
     @property

@@ -389,16 +389,17 @@ def test_sparse_weights_are_stored_sparse() -> None:
         )
 
 
-def test_a_copy_of_a_model_stands_alone() -> None:
-    """A deep copy, also one made after a forward pass, reads its own tensors."""
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_copy_of_a_model_stands_alone(pattern: str) -> None:
+    """A deep copy, also one made after a forward pass of one token, reads its own tensors."""
     space = small_space()
-    model = extract(random_supernet(space), space.largest)
-    tokens = random_tokens(space, 1, 4)
+    model = extract(random_supernet(space), uniform(space, pattern, rank=4))
+    tokens = random_tokens(space, 1, 1)
     with torch.no_grad():
         expected = model(tokens)
         twin = copy.deepcopy(model)
-        for parameter in model.parameters():
-            parameter.zero_()
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.zero_()
         assert twin(tokens).equal(expected)
         for parameter in twin.parameters():
             parameter.zero_()

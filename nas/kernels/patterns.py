@@ -54,16 +54,14 @@ def group_rank(weight: Tensor, sparsity: Sparsity) -> Tensor:
     """
     scores = group_scores(weight.detach().float().square(), sparsity)
     sets, groups = scores.shape
-    if (
-        sparsity.pattern == "n:m"
-    ):  # m is tiny: count who is ahead instead of sorting M K / m short rows
+    # Groups of m are tiny: count who is ahead instead of sorting M K / m short rows.
+    if sparsity.pattern == "n:m":
         ahead = scores[:, None, :] > scores[:, :, None]
         earlier = torch.ones(groups, groups, dtype=torch.bool, device=scores.device).tril(-1)
         tied = (scores[:, None, :] == scores[:, :, None]) & earlier
         return (ahead | tied).sum(dim=2, dtype=torch.int32)
-    if (
-        scores.device.type == "cpu"
-    ):  # NumPy's vectorized sort is several times faster than torch's here
+    # NumPy's vectorized sort is several times faster than torch's here.
+    if scores.device.type == "cpu":
         order = torch.from_numpy(np.argsort(-scores.numpy(), axis=1, kind="stable"))
     else:
         order = torch.argsort(scores, dim=1, descending=True, stable=True)

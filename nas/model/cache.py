@@ -57,9 +57,8 @@ class KVCache:
                 "make the cache with GPT.make_cache(batch, max_tokens)"
             )
         keys, values = pair
-        if (
-            k_BGTE.shape[0] != keys.shape[0]
-        ):  # one sequence would be written into every row without a word
+        # One sequence would be written into every row without a word.
+        if k_BGTE.shape[0] != keys.shape[0]:
             raise ValueError(
                 f"expected {keys.shape[0]} sequences, as the cache was made for, got {k_BGTE.shape[0]}; "
                 "make another cache with GPT.make_cache(batch, max_tokens)"

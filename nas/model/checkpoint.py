@@ -97,11 +97,7 @@ def _header(path: Path, kind: str) -> dict[str, Any]:
         raise CheckpointError(f"expected a {kind} at {path}, found no such file; check the path")
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"expected a {kind} at {path}, got {type(error).__name__}: {error}; it is damaged"
         ) from error
@@ -119,10 +115,8 @@ def _header(path: Path, kind: str) -> dict[str, Any]:
     is_whole = (
         set(header) in (_FIELDS, _FIELDS - {"info_sha256"}) and is_name and isinstance(info, dict)
     )
-    if not is_whole or header.get("info_sha256") not in (
-        None,
-        _digest(info),
-    ):  # the first files were written without
+    # The first files were written without a digest.
+    if not is_whole or header.get("info_sha256") not in (None, _digest(info)):
         raise CheckpointError(
             f"expected the fields of {path} as they were written, got altered ones; restore it from a copy"
         )
@@ -130,7 +124,6 @@ def _header(path: Path, kind: str) -> dict[str, Any]:
 
 
 def _digest(info: Mapping[str, Any]) -> str:
-    text = json.dumps(
-        json.loads(json.dumps(dict(info))), sort_keys=True
-    )  # twice: tuples and number keys become JSON's own
+    fields = json.loads(json.dumps(dict(info)))  # tuples and number keys become JSON's own
+    text = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

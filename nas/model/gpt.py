@@ -116,9 +116,8 @@ class GPT(nn.Module):
                 "expected a prompt of one token or more, got none; start with the end-of-text token"
             )
         total = tokens_BT.shape[1] + num_new
-        if (
-            num_new < 0 or total > self.family.context_length
-        ):  # said now, not after most of the work
+        # Said now, not after most of the work.
+        if num_new < 0 or total > self.family.context_length:
             raise ValueError(
                 f"expected at most {self.family.context_length} tokens of context, got a prompt of {tokens_BT.shape[1]} and "
                 f"{num_new} new; crop the prompt or ask for fewer"

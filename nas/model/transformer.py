@@ -132,9 +132,8 @@ def _attention(
     if cache is not None:
         k, v = cache.extend(layer, k, v)
         num_cached = k.shape[2] - num_new
-        if (
-            num_new > 1 and num_cached
-        ):  # torch's causal flag aligns top-left; new tokens sit at the end
+        # Torch's causal flag aligns top-left; new tokens sit at the end.
+        if num_new > 1 and num_cached:
             mask = torch.ones(num_new, k.shape[2], dtype=torch.bool, device=x_BTD.device)
             mask, is_causal = mask.tril(num_cached), False
     attended = F.scaled_dot_product_attention(
@@ -155,9 +154,8 @@ def rotary_table(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines ``[T, R]`` of positions ``start .. start + num`` (Su et al., 2104.09864, eq. 34), base 10 000."""
     half = family.rotary_dim // 2
-    exact = torch.promote_types(
-        dtype, torch.float32
-    )  # large angles need more digits than bfloat16 has
+    # Large angles need more digits than bfloat16 has.
+    exact = torch.promote_types(dtype, torch.float32)
     frequency = 10000.0 ** (-torch.arange(half, device=device, dtype=exact) / half)
     position = torch.arange(start, start + num, device=device, dtype=exact)
     angle = torch.outer(position, frequency).repeat(1, 2)

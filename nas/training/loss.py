@@ -75,8 +75,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, None]:
         (gradient,) = ctx.saved_tensors
-        if gradient is None or bool(
-            grad_loss == 1.0
-        ):  # a plain loss.backward(): spare a pass over [N, V]
+        # A plain loss.backward(): spare a pass over [N, V].
+        if gradient is None or bool(grad_loss == 1.0):
             return gradient, None
         return gradient * grad_loss.to(gradient.dtype), None

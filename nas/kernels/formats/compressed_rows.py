@@ -43,6 +43,9 @@ class CompressedRowsWeight(PackedWeight):
         self._matrix = None  # moving or casting replaces the tensors it is made of
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_matrix": None}  # torch cannot copy its sparse matrices
+
     def _check_rows(self, number: int, num_rows: int, num_columns: int) -> None:
         self._expect_indices("columns", (number,), num_columns)
         starts = self._expect_indices("row_starts", (num_rows + 1,), number + 1)
