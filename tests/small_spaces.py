@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -59,6 +60,7 @@ SOME_FAMILIES = (
 )
 
 
+@functools.cache
 def small_space(family: Family = GPT2, **changes: Any) -> SearchSpace:
     """Two widths, depths, head counts and ratios, every pattern, adapters and droppable parts; about 12 000 weights."""
     group = family.queries_per_kv_head

@@ -162,9 +162,9 @@ def test_call_order_does_not_matter(order: list[int], is_grad: bool) -> None:
     chosen = [space.largest, space.smallest, *draws(space, 6, seed=5)]
     supernet, masks = random_supernet(space), MaskCache()
     with torch.set_grad_enabled(is_grad):
+        alone = {index: random_supernet(space)(tokens, chosen[index]) for index in set(order)}
         for index in order:
-            alone = random_supernet(space)(tokens, chosen[index])
-            assert supernet(tokens, chosen[index], masks).equal(alone)
+            assert supernet(tokens, chosen[index], masks).equal(alone[index])
 
 
 @pytest.mark.parametrize(
@@ -332,9 +332,8 @@ def test_extraction_keeps_the_logits(name: str) -> None:
         model = extract(supernet, architecture, masks=masks)
         assert not model.training
         assert_close(model(tokens), expected, torch.float32)
-        assert_close(
-            model(tokens[:1, :1]), expected[:1, :1], torch.float32
-        )  # one row: the sparse products
+        # One row, as in decoding: the sparse products.
+        assert_close(model(tokens[:1, :1]), expected[:1, :1], torch.float32)
 
 
 @pytest.mark.parametrize("name", SOME_FAMILIES)
@@ -447,14 +446,10 @@ def test_decoding_with_a_cache_equals_the_whole_forward(name: str) -> None:
     space = small_space(FAMILIES[name])
     supernet = random_supernet(space)
     tokens = random_tokens(space, 2, 12)
-    for architecture in (
-        space.largest,
-        draws(space, 1, seed=len(name))[0],
-        uniform(space, "unstructured:0.70", rank=4),
-    ):
+    for architecture in (space.largest, uniform(space, "unstructured:0.70", rank=4)):
         model = extract(supernet, architecture)
         whole = model(tokens)
-        for chunks in ([1] * 12, [2] * 6, [3, 5, 4], [9, 1, 1, 1], [1, 11], [12]):
+        for chunks in ([1] * 12, [2, 2, 8], [3, 5, 4], [9, 1, 1, 1]):
             cache = model.make_cache(2, 12)
             parts = [model(piece, cache) for piece in tokens.split(chunks, dim=1)]
             assert cache.length == 12

@@ -599,13 +599,13 @@ def test_sampling_is_uniform_over_points_and_set_by_the_seed() -> None:
     counts = Counter(every_point(CONDITIONAL))
     total = sum(counts.values())
     rng = np.random.default_rng(0)
-    drawn = Counter(CONDITIONAL.sample(rng) for _ in range(6000))
+    drawn = Counter(CONDITIONAL.sample(rng) for _ in range(3000))
     assert set(drawn) <= set(counts)
-    common = [a for a, count in counts.items() if count / total * 6000 >= 5]
-    expected = [counts[a] / total * 6000 for a in common]
+    common = [a for a, count in counts.items() if count / total * 3000 >= 5]
+    expected = [counts[a] / total * 3000 for a in common]
     observed = [drawn[a] for a in common]
-    observed.append(6000 - sum(observed))
-    expected.append(6000 - sum(expected))
+    observed.append(3000 - sum(observed))
+    expected.append(3000 - sum(expected))
     assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
     again = [CONDITIONAL.sample(np.random.default_rng(7)) for _ in range(2)]
     assert again[0] == again[1]
