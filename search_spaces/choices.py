@@ -35,6 +35,6 @@ def check_types(name: str, values: Any) -> None:
     kinds |= dict.fromkeys(("biases", "attention", "ffn"), (bool,))
     kinds |= dict.fromkeys(("attention_sparsities", "ffn_sparsities"), (Sparsity, str))
     allowed = kinds.get(name, (int,))
-    if not isinstance(values, tuple) or any(type(value) not in allowed for value in values):
+    if not isinstance(values, tuple | list) or any(type(value) not in allowed for value in values):
         names = " or ".join(kind.__name__ for kind in allowed)
         raise ValueError(f"expected {name} to be a tuple of {names}, got {values!r}")

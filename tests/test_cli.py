@@ -104,6 +104,12 @@ def test_train_and_train_again(
     assert json.loads((tmp_path / "t" / "supernet.json").read_text()) == header
 
 
+def test_a_diverging_training_says_what_to_do(refused: Refused, text: Path, tmp_path: Path) -> None:
+    command = ["train", "--steps", "4", "--batch-size", "1", "--learning-rate", "1e9"]
+    message = refused(*command, "--corpus", str(text), "--out", str(tmp_path / "t"))
+    assert "lower learning_rate" in message
+
+
 def test_profile_goes_on_where_it_stopped(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (begun / "profile.jsonl").read_bytes()
     command = ["profile", "--architectures", "16", "--rounds", "4", "--out", str(begun)]
@@ -406,8 +412,16 @@ def _flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [_truncate, _flip_a_bit, Path.unlink])
-@pytest.mark.parametrize("pattern", ["supernet-*.safetensors", "supernet.json"])
+@pytest.mark.parametrize(
+    ("pattern", "damage"),
+    [
+        ("supernet-*.safetensors", _truncate),
+        ("supernet-*.safetensors", _flip_a_bit),
+        ("supernet-*.safetensors", Path.unlink),
+        ("supernet.json", _truncate),
+        ("supernet.json", _flip_a_bit),
+    ],
+)
 def test_a_damaged_supernet_is_refused(
     refused: Refused,
     trained: Path,
@@ -416,8 +430,6 @@ def test_a_damaged_supernet_is_refused(
     pattern: str,
     damage: Callable[[Path], None],
 ) -> None:
-    if damage is Path.unlink and pattern == "supernet.json":
-        pytest.skip("without its JSON there is no supernet: it is trained again")
     out = shutil.copytree(trained, tmp_path / "out")
     [path] = out.glob(pattern)
     damage(path)

@@ -120,7 +120,7 @@ def _environment(folder: Path) -> dict[str, str]:
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n')
         program.chmod(0o755)
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
 
 
 def _succeeds(command: list[str], folder: Path) -> str:

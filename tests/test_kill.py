@@ -32,7 +32,7 @@ def test_the_comparison_sees_what_was_lost(tmp_path: Path) -> None:
     """The judge is judged: a line that is gone or another, and a step that is lost, are seen."""
     victim = Victim(tmp_path / "run", [])
     victim.folder.mkdir()
-    log, checkpoint = victim.folder / "profile.jsonl", victim.folder / "training.json"
+    log, checkpoint = victim.folder / "profile.jsonl", victim.folder / "training-0.json"
     log.write_text('{"a": 1}\n{"a": 2}\n{"a"')
     checkpoint.write_text(json.dumps({"info": {"step": 50}}))
     victim._compare()

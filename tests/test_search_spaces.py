@@ -602,6 +602,7 @@ def test_sampling_is_uniform_over_points_and_set_by_the_seed() -> None:
     drawn = Counter(CONDITIONAL.sample(rng) for _ in range(3000))
     assert set(drawn) <= set(counts)
     common = [a for a, count in counts.items() if count / total * 3000 >= 5]
+    assert len(common) > 50
     expected = [counts[a] / total * 3000 for a in common]
     observed = [drawn[a] for a in common]
     observed.append(3000 - sum(observed))

@@ -1,536 +1,356 @@
-"""The study loop: pieces, kills, workers, constraints; against the uninterrupted run, brute force and other libraries."""
+"""The study loop: resumed, killed, shared and repeated studies end as they should."""
 
 from __future__ import annotations
 
-import functools
-import itertools
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-import psutil
 import pytest
 from filelock import FileLock
-from optuna._hypervolume import compute_hypervolume
 from small_spaces import small_space
-from small_study import FEW, NAMES, SPACE, Formula, scores, study, told
 
-from nas.journal import StudyStorageError, open_storage
+from nas.journal import StudyStorageError, open_storage, repair_journal
 from nas.objectives import Evaluation, Objective
 from nas.searchers import samplers
-from nas.study import StudyResult
-from search_spaces import Architecture, SearchSpace
+from nas.study import StudyResult, run_study
+from search_spaces import Architecture, SearchSpace, costs
 
-MIDDLE = small_space(  # for the sampler that takes a second for each proposal
-    depths=(1,), attention=(True,), ffn_ratios=(1, 2, 4), attention_sparsities=("dense", "2:4"),
-    ffn_sparsities=("dense", "2:4"), adapter_ranks=(0,),
-)  # fmt: skip
-BOUND = 60_000.0  # bytes; some architectures of SPACE and MIDDLE keep to it, some do not
-NUM_TRIALS = {"gp": 6, "qlognehvi": 7, "qlognparego": 7}
-
-
-def _space(sampler: str) -> SearchSpace:
-    return MIDDLE if sampler == "gp" else SPACE
-
-
-def _number(sampler: str) -> int:
-    return NUM_TRIALS.get(sampler, 14)
-
-
-def _run(
-    sampler: str, n_trials: int | None = None, *, bounded: bool, **settings: Any
-) -> StudyResult:
-    constraints = {"weight_bytes": BOUND} if bounded else None
-    number = _number(sampler) if n_trials is None else n_trials
-    return study(sampler, number, space=_space(sampler), constraints=constraints, **settings)
+SPACE = small_space(attention_sparsities=("dense", "2:4"), ffn_sparsities=("dense", "1:4"))
+TINY = SearchSpace(
+    "few", SPACE.family, (32, 64), (1,), (2, 4), (1,), attention_sparsities=("dense", "2:4")
+)
+NAMES = ("perplexity", "weight_bytes")
+OBJECTIVES = [Objective.parse(n) for n in NAMES]
+# Small enough that every sampler leaves its random start within a few trials.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "nsga2": {"population_size": 4},
+    "nsga3": {"population_size": 4},
+    "tpe": {"n_startup_trials": 4},
+    "gp": {"n_startup_trials": 4},
+    "qlognehvi": {"n_startup": 4, "effort": 0.2},
+    "qlognparego": {"n_startup": 4, "effort": 0.2},
+}
 
 
-@functools.cache
-def _uninterrupted(sampler: str, bounded: bool) -> StudyResult:
-    """The reference: one study in memory at a stretch."""
-    return _run(sampler, bounded=bounded)
-
-
-def _trials(path: Path, name: str = "small") -> list[optuna.trial.FrozenTrial]:
-    """What a journal holds, read by Optuna alone."""
-    backend = optuna.storages.journal.JournalFileBackend(str(path))
-    storage = optuna.storages.JournalStorage(backend)
-    return optuna.load_study(study_name=name, storage=storage).get_trials()
-
-
-def _complete(path: Path) -> list[optuna.trial.FrozenTrial]:
-    return [t for t in _trials(path) if t.state == optuna.trial.TrialState.COMPLETE]
-
-
-@pytest.fixture(autouse=True)
-def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Written bytes outlive the process without it; only a power cut, which no test makes, would lose them."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-# --- one study, in one go, in pieces, and after kills
-
-
-@pytest.mark.parametrize("sampler", samplers())
-def test_pieces_make_the_same_study_as_one_go(sampler: str, tmp_path: Path) -> None:
-    path, expected = tmp_path / "study.journal", _uninterrupted(sampler, False)
-    number = _number(sampler)
-    for n_trials in (1, number - 1, number):
-        result = _run(sampler, n_trials, bounded=False, storage=path)
-        assert told(result) == told(expected)[:n_trials]
-    assert result.hypervolume_trace == expected.hypervolume_trace
-    stored = _trials(path)
-    assert [t.state.name for t in stored] == ["COMPLETE"] * number
-    found = [_space(sampler).from_params(t.params).key for t in stored]
-    assert found == [e.architecture.key for e in expected.evaluations]
-    assert [t.values for t in stored] == [list(e.values.values()) for e in expected.evaluations]
-
-
-@pytest.mark.parametrize("sampler", samplers())
-def test_a_kill_at_any_point_changes_nothing(sampler: str, tmp_path: Path) -> None:
-    """The journal only grows, so whatever a kill leaves is a beginning of it: before an evaluation, between evaluation and tell, or
-    in the middle of a line. With a constraint, so that its record may be cut too."""
-    path, expected = tmp_path / "study.journal", told(_uninterrupted(sampler, True))
-    assert told(_run(sampler, bounded=True, storage=path)) == expected
-    lines = path.read_bytes().splitlines(keepends=True)
-    codes = [json.loads(line)["op_code"] for line in lines]
-    asked = [i for i, code in enumerate(codes) if code == 4]  # a new trial
-    ended = [i for i, code in enumerate(codes) if code == 6 and "values" in json.loads(lines[i])]
-    assert len(asked) == len(ended) == len(expected)
-    rng = random.Random(5)
-    cuts = [
-        b"".join(lines[: asked[-2] + 2]),  # while parameters are being drawn
-        b"".join(lines[: ended[-1] - 1]) + lines[ended[-1] - 1][:30],  # told in part
-    ]
-    if sampler not in NUM_TRIALS:
-        whole = b"".join(lines)
-        cuts += [b"", b"".join(lines[: asked[0] + 1]), b"".join(lines[: ended[5]])]
-        cuts += [whole[: rng.randrange(len(whole))] for _ in range(4)]
-    for cut in cuts:
-        path.write_bytes(cut)
-        assert told(_run(sampler, bounded=True, storage=path)) == expected
-        states = Counter(t.state.name for t in _trials(path))
-        assert states["COMPLETE"] == len(expected)
-        assert set(states) <= {"COMPLETE", "FAIL"}
-        assert path.read_bytes().startswith(cut[: cut.rfind(b"\n") + 1]), "finished trials are kept"
-
-
-def test_one_kill_after_another_changes_nothing(tmp_path: Path) -> None:
-    path, expected = tmp_path / "study.journal", told(_uninterrupted("nsga2", True))
-    content, rng = b"", random.Random(6)
-    for _ in range(6):  # each run gets a little further than the one before
-        path.write_bytes(content)
-        assert told(_run("nsga2", bounded=True, storage=path)) == expected
-        whole = path.read_bytes()
-        content = whole[: len(content) + rng.randrange((len(whole) - len(content)) // 3)]
-    assert {t.state.name for t in _trials(path)} == {"COMPLETE", "FAIL"}
-
-
-@pytest.mark.parametrize("sampler", samplers())
-def test_the_seed_decides(sampler: str) -> None:
-    number = min(5, _number(sampler))
-    keys = {
-        tuple(key for key, _ in told(_run(sampler, number, bounded=False, seed=seed)))
-        for seed in (0, 1, 2)
+def evaluate(architecture: Architecture) -> Evaluation:
+    """Sizes in closed form and a made-up perplexity that falls with the number of kept weights."""
+    found = costs(architecture, SPACE.family)
+    values = {
+        "perplexity": 5.0 + 1e5 / found.nonzeros + architecture.depth * 0.1,
+        "weight_bytes": found.weight_bytes,
     }
-    assert len(keys) == 3
-    assert tuple(key for key, _ in told(_uninterrupted(sampler, False))[:number]) in keys
+    return Evaluation(architecture, values, fidelity=1, provenance={"by": "test"})
 
 
-def _start(
-    path: Path, calls: Path, sampler: str, number: int, workers: int
-) -> subprocess.Popen[str]:
-    program = Path(__file__).with_name("small_study.py")
-    return subprocess.Popen(
-        [sys.executable, str(program), str(path), sampler, str(number), str(workers), str(calls)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(program.parents[1]), "OMP_NUM_THREADS": "1"},
-    )
+class Counted:
+    """Evaluates, and counts; picklable."""
+
+    def __init__(
+        self, log: Path, delay_s: float = 0.0, stop_at: int = -1, kill: bool = False
+    ) -> None:
+        self.log, self.delay_s, self.stop_at, self.kill = log, delay_s, stop_at, kill
+
+    def __call__(self, architecture: Architecture) -> Evaluation:
+        with self.log.open("a") as file:
+            file.write(architecture.key + "\n")
+        time.sleep(self.delay_s)
+        if len(self.keys()) == self.stop_at:
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyboardInterrupt
+        return evaluate(architecture)
+
+    def keys(self) -> list[str]:
+        return self.log.read_text().split() if self.log.exists() else []
+
+
+def study(sampler: str = "random", n_trials: int = 12, **changed: Any) -> StudyResult:
+    fields: dict[str, Any] = {
+        "evaluate": evaluate,
+        "space": SPACE,
+        "objectives": OBJECTIVES,
+        "seed": 3,
+        "progress": False,
+        **OPTIONS.get(sampler, {}),
+    }
+    return run_study("s", sampler=sampler, n_trials=n_trials, **(fields | changed))
+
+
+def architectures(result: StudyResult) -> list[str]:
+    return [e.architecture.key for e in result.evaluations]
+
+
+def leave_running(path: Path, params: Mapping[str, Any] | None = None) -> None:
+    """What a process leaves that is killed between asking and telling; without params, in the middle of asking."""
+    stored = optuna.load_study(study_name="s", storage=open_storage(path))
+    stored.sampler = optuna.samplers.RandomSampler(seed=1)
+    slots = {
+        n: optuna.distributions.CategoricalDistribution(v) for n, v in SPACE.to_optuna().items()
+    }
+    stored.ask(slots if params is None else {})
+
+
+@pytest.mark.parametrize("sampler", samplers())
+def test_pieces_equal_one_run(sampler: str, tmp_path: Path) -> None:
+    n_trials = 7 if sampler == "gp" else 13
+    whole = study(sampler, n_trials)
+    path = tmp_path / "study.journal"
+    for number, count in enumerate((2, 5, 6, 10, n_trials)):
+        pieces = study(sampler, min(count, n_trials), storage=path)
+        leave_running(path, params={} if number % 2 else None)
+    assert architectures(pieces) == architectures(whole)
+    assert [dict(e.values) for e in pieces.evaluations] == [
+        dict(e.values) for e in whole.evaluations
+    ]
+    assert pieces.hypervolume_trace == whole.hypervolume_trace
+    assert pieces.ref_point == whole.ref_point
+
+
+_RUN = """
+import json, sys
+from pathlib import Path
+from test_study import Counted, architectures, study
+result = study("nsga2", 40, storage=sys.argv[1], evaluate=Counted(Path(sys.argv[2]), delay_s=0.01))
+print(json.dumps(architectures(result)))
+"""
+
+
+def environment() -> dict[str, str]:
+    here = Path(__file__).parent
+    return {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+
+
+def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path) -> None:
+    whole = study("nsga2", 40)
+    path, log = tmp_path / "study.journal", tmp_path / "log"
+    command = [sys.executable, "-c", _RUN, str(path), str(log)]
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        started = len(log.read_text().split()) if log.exists() else 0
+        wanted = started + int(rng.integers(3, 9))
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+        while process.poll() is None and (
+            not log.exists() or len(log.read_text().split()) < wanted
+        ):
+            time.sleep(0.002)
+        time.sleep(float(rng.uniform(0.0, 0.02)))
+        process.kill()
+        process.wait()
+    end = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert json.loads(end.stdout) == architectures(whole)
+    # What was finished before a kill was not evaluated again: at most one lost evaluation for each kill.
+    assert len(log.read_text().split()) <= len({*architectures(whole)}) + 4
+
+
+def test_ctrl_c_keeps_the_finished_trials(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, counted = tmp_path / "study.journal", Counted(tmp_path / "log", stop_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        study(storage=path, evaluate=counted, progress=True)
+    assert f"Stopped with 4 of 12 trials, kept in {path}" in capfd.readouterr().err
+    assert architectures(study(storage=path)) == architectures(study())
+
+
+def test_an_exception_gives_its_place_back(tmp_path: Path) -> None:
+    def broken(architecture: Architecture) -> Evaluation:
+        raise ZeroDivisionError
+
+    path = tmp_path / "study.journal"
+    study(n_trials=3, storage=path)
+    with pytest.raises(ZeroDivisionError):
+        study(storage=path, evaluate=broken)
+    states = [
+        t.state.name for t in optuna.load_study(study_name="s", storage=open_storage(path)).trials
+    ]
+    assert states == ["COMPLETE"] * 3 + ["FAIL"]
+    assert architectures(study(storage=path)) == architectures(study())
+
+
+def test_a_repeated_architecture_is_evaluated_once(tmp_path: Path) -> None:
+    counted = Counted(tmp_path / "log")
+    result = study(n_trials=12, space=TINY, evaluate=counted, sampler="tpe")
+    assert len(counted.keys()) == len({*counted.keys()}) == len({*architectures(result)})
+
+
+@pytest.mark.parametrize("sampler", ["random", "qlognehvi"])
+def test_a_study_ends_when_its_space_is_exhausted(sampler: str) -> None:
+    result = study(sampler, n_trials=500, space=TINY)
+    assert result.is_exhausted
+    assert {*architectures(result)} == {a.key for a in TINY}
+    if sampler == "qlognehvi":
+        assert len(result.evaluations) == TINY.cardinality  # it proposes nothing twice
+    assert not study(sampler, n_trials=2, space=TINY).is_exhausted
+
+
+# --- one study, several processes --------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_process_killed_at_random_moments_loses_nothing(tmp_path: Path) -> None:
-    path, calls, number = tmp_path / "study.journal", tmp_path / "calls", 40
-    expected = told(study("nsga2", number, seed=3))
-    rng, kept, num_killed = random.Random(7), 0, 0
-    for _ in range(4):
-        with _start(path, calls, "nsga2", number, 1) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            before = len(calls.read_text().splitlines()) if calls.exists() else 0
-            while process.poll() is None and (  # it has come to its own first evaluation
-                not calls.exists() or len(calls.read_text().splitlines()) == before
-            ):
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0.0, 0.3))
-            process.kill()
-            num_killed += process.wait() == -signal.SIGKILL
-        open_storage(path)  # mends a torn line
-        found = [(SPACE.from_params(t.params).key, t.values) for t in _complete(path)]
-        assert found == [(key, list(v.values())) for key, v in expected[: len(found)]]
-        assert len(found) >= kept
-        kept = len(found)
-    assert num_killed == 4
-    with _start(path, calls, "nsga2", number, 1) as process:
-        last = process.communicate()[0].splitlines()[-1]
-    assert [(key, values) for key, values in json.loads(last)] == expected
-    assert len(_complete(path)) == number
+def test_workers_finish_exactly_what_was_asked(tmp_path: Path) -> None:
+    path, counted = tmp_path / "study.journal", Counted(tmp_path / "log", delay_s=0.05)
+    result = study(n_trials=11, storage=path, workers=2, evaluate=counted)
+    assert len(result.evaluations) == 11
+    assert sorted(architectures(result)) == sorted(architectures(study(n_trials=11)))
+    stored = optuna.load_study(study_name="s", storage=open_storage(path))
+    assert [t.state.name for t in stored.trials] == ["COMPLETE"] * 11
 
 
-def test_an_exception_and_ctrl_c_keep_what_is_finished(tmp_path: Path) -> None:
-    path, calls = tmp_path / "study.journal", tmp_path / "calls"
-    with pytest.raises(ArithmeticError, match="call 3 fails"):
-        study("tpe", 6, storage=path, evaluate=Formula(calls, fail_at=3))
-    assert len(_complete(path)) == 3
-
-    def interrupted(architecture: Architecture) -> Evaluation:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        study("tpe", 6, storage=path, evaluate=interrupted)
-    assert [t.state.name for t in _trials(path)] == ["COMPLETE"] * 3 + ["FAIL"] * 2
-    assert told(study("tpe", 6, storage=path)) == told(study("tpe", 6))
-
-
-def test_more_trials_go_on_and_fewer_return_what_there_is(tmp_path: Path) -> None:
-    path, calls = tmp_path / "study.journal", tmp_path / "calls"
-    evaluate = Formula(calls)
-    four = told(study("nsga2", 4, storage=path, evaluate=evaluate))
-    nine = told(study("nsga2", 9, storage=path, evaluate=evaluate))
-    assert len(four) == 4
-    assert nine[:4] == four
-    asked = calls.read_text()
-    assert told(study("nsga2", 2, storage=path, evaluate=evaluate)) == nine
-    assert calls.read_text() == asked
-    assert len(_trials(path)) == 9
-
-
-def test_studies_of_different_names_share_a_journal(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    counted = Counted(tmp_path / "log", stop_at=4, kill=True)
     path = tmp_path / "study.journal"
-    for name, seed in (("a", 0), ("b", 1), ("a", 0)):
-        assert told(study(n_trials=3, storage=path, name=name, seed=seed)) == told(
-            study(n_trials=3, seed=seed)
-        )
-    assert len(_trials(path, "a")) == len(_trials(path, "b")) == 3
+    result = study("nsga2", 9, storage=path, workers=2, evaluate=counted)
+    assert len(result.evaluations) == 9
+    stored = optuna.load_study(study_name="s", storage=open_storage(path))
+    states = [t.state.name for t in stored.trials]
+    assert sorted(states) == ["COMPLETE"] * 9 + ["FAIL"]
 
 
-# --- what is refused
+def raises(architecture: Architecture) -> Evaluation:
+    raise ZeroDivisionError
 
 
-def test_another_study_under_the_same_name_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "study.journal"
-    study("random", 3, storage=path, fingerprint={"corpus": "a"})
-    content = path.read_bytes()
-    others: dict[str, dict[str, Any]] = {
-        "space": {"space": MIDDLE},
-        "objectives": {"names": ("weight_bytes", "perplexity")},
-        "sampler": {"sampler": "tpe"},
-        "seed": {"seed": 1},
-        "corpus": {"fingerprint": {"corpus": "b"}},
-        "constraints": {"constraints": {"weight_bytes": 1e5}},
-    }
-    for what, changed in others.items():
-        settings = {"sampler": "random", "n_trials": 3, "fingerprint": {"corpus": "a"}} | changed
-        with pytest.raises(
-            StudyStorageError, match=rf"differs in {what}: it has .*, got .*use another name"
-        ):
-            study(storage=path, **settings)
-        assert path.read_bytes().startswith(content)
-    with pytest.raises(StudyStorageError, match="differs in sampler, seed"):
-        study("tpe", 3, seed=2, storage=path, fingerprint={"corpus": "a"})
+@pytest.mark.slow
+def test_an_exception_in_a_worker_stops_the_study(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="exception in a worker.*run again"):
+        study(storage=tmp_path / "study.journal", workers=2, evaluate=raises)
 
 
-def test_another_number_of_objectives_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "study.journal"
-    study(n_trials=2, storage=path)
-    with pytest.raises(StudyStorageError, match=r"use another (name|storage)"):
-        study(n_trials=3, storage=path, names=(*NAMES, "params"))
+def test_several_workers_need_a_storage() -> None:
+    with pytest.raises(ValueError, match="expected a storage for several workers"):
+        study(workers=2)
 
 
-def test_a_wrong_sampler_leaves_no_study_behind(tmp_path: Path) -> None:
-    path = tmp_path / "study.journal"
-    for sampler, options in (("randon", {}), ("random", {"population": 3})):
-        with pytest.raises(ValueError, match=r"expected (a sampler in|options of)"):
-            study(sampler, 2, storage=path, **options)
-    assert not path.exists()
-    assert len(study("nsga2", 2, storage=path).evaluations) == 2
+# --- storages ----------------------------------------------------------------------------------------
 
 
-def test_a_study_that_is_being_run_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "study.journal"
-    study(n_trials=2, storage=path)
-    with (
-        FileLock(f"{path}.run", is_singleton=False),
-        pytest.raises(StudyStorageError, match="another process is running it; wait for it"),
-    ):
-        study(n_trials=3, storage=path)
-    assert len(study(n_trials=3, storage=path).evaluations) == 3
+def test_a_database_serves_as_well(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    study(n_trials=4, storage=url)
+    assert architectures(study(storage=url)) == architectures(study())
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("changed", "names"),
     [
-        ({"workers": 2}, "expected a storage for several workers, got none; pass storage="),
-        ({"workers": 2, "storage": "sqlite:///:memory:"}, "expected a storage for several workers"),
-        ({"workers": 0}, "expected workers of 1 or more, got 0"),
-        ({"n_trials": 0}, "expected n_trials of 1 or more, got 0"),
-        ({"seed": -1}, "expected a seed"),
-        ({"constraints": {"speed": 1.0}}, "expected a metric in"),
-        ({"constraints": {"params": float("nan")}}, "expected a finite bound for params"),
-        ({"constraints": {"params": 1e9}}, "expected an evaluation of params, got only"),
-        ({"names": ("perplexity", "params"), "evaluate": Formula()}, "evaluation of params"),
+        ({"space": TINY}, "space"),
+        ({"objectives": OBJECTIVES[::-1]}, "objectives"),
+        ({"fingerprint": {"supernet": "other"}}, "supernet"),
+        ({"seed": 4}, "seed"),
+        ({"constraints": {"weight_bytes": 1e6}}, "constraints"),
     ],
 )
-def test_wrong_values_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        study(**settings)
-
-
-# --- several processes
-
-
-@pytest.mark.slow
-def test_workers_finish_exactly_the_trials_asked_for_though_one_is_killed(tmp_path: Path) -> None:
-    path, calls, number = tmp_path / "study.journal", tmp_path / "calls", 9
-    evaluate = Formula(calls, kill_at=2, delay_s=0.02)
-    result = study("random", number, storage=path, workers=2, evaluate=evaluate)
-    assert len(result.evaluations) == number
-    states = Counter(t.state.name for t in _trials(path))
-    assert states == {"COMPLETE": number, "FAIL": 1}
-    assert len({line.split()[0] for line in calls.read_text().splitlines()}) >= 2, "two processes"
-    # Random proposals depend on the index alone, so two processes make the study that one makes.
-    assert told(result) == told(study("random", number))
-
-
-@pytest.mark.slow
-def test_an_exception_in_a_worker_is_told_and_what_is_finished_is_kept(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_another_study_under_the_same_name_is_refused(
+    changed: dict[str, Any], names: str, tmp_path: Path
 ) -> None:
-    path, calls, number = tmp_path / "study.journal", tmp_path / "calls", 8
-    evaluate = Formula(calls, fail_at=4, delay_s=0.02)
-    with pytest.raises(RuntimeError, match="exception in a worker .*kept: mend it and run again"):
-        study("random", number, storage=path, workers=2, evaluate=evaluate)
-    assert "ArithmeticError: call 4 fails as it was told to" in capfd.readouterr().err
-    open_storage(path)
-    kept = [t.values for t in _complete(path)]
-    assert len(kept) >= 3  # one of the first four may have been running
-    result = study("random", number, storage=path)
-    assert told(result) == told(study("random", number))
-    assert [t.values for t in _complete(path)][: len(kept)] == kept
+    path = tmp_path / "study.journal"
+    study(n_trials=2, storage=path, fingerprint={"supernet": "mine"})
+    with pytest.raises(StudyStorageError, match=f"differs in .*{names}.*got.*use another"):
+        study(n_trials=2, storage=path, **({"fingerprint": {"supernet": "mine"}} | changed))
+    study(n_trials=2, storage=path, fingerprint={"supernet": "mine"})
 
 
-@pytest.mark.slow
-def test_workers_end_with_their_parent_and_the_study_goes_on(tmp_path: Path) -> None:
-    path, calls, number = tmp_path / "study.journal", tmp_path / "calls", 60
-    with _start(path, calls, "random", number, 2) as process:
-        while process.poll() is None and not calls.exists():
-            time.sleep(0.02)
-        assert process.poll() is None
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.wait()
-        _, alive = psutil.wait_procs(children, timeout=60)
-    assert children
-    assert not alive
-    asked = len(calls.read_text().splitlines())
-    assert asked < number
-    result = study("random", number, storage=path, seed=3)
-    assert told(result) == told(study("random", number, seed=3))
+def test_two_runs_of_one_study_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    with FileLock(f"{path}.run"), pytest.raises(StudyStorageError, match="another process"):
+        study(storage=path)
+    assert len(study(storage=path).evaluations) == 12
 
 
-# --- proposals that repeat
+@pytest.mark.parametrize("cut", [1, 7, 30])
+def test_a_torn_last_line_is_cut_off(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    study(n_trials=4, storage=path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-cut])
+    assert architectures(study(storage=path)) == architectures(study())
 
 
-@pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe"])
-def test_an_architecture_is_evaluated_once(sampler: str, tmp_path: Path) -> None:
-    path, calls = tmp_path / "study.journal", tmp_path / "calls"
-    bounds = {"weight_bytes": 40_000.0}
-    for n_trials in (6, 11):  # what was scored before a restart is known after it
-        result = study(
-            sampler,
-            n_trials,
-            space=FEW,
-            storage=path,
-            evaluate=Formula(calls),
-            constraints=bounds,
-        )
-    keys = [e.architecture.key for e in result.evaluations]
-    asked = [line.split()[1] for line in calls.read_text().splitlines()]
-    assert len(set(keys)) < len(keys) == 11
-    assert asked == list(dict.fromkeys(keys))
-    assert [dict(e.values) for e in result.evaluations] == [
-        {n: scores(e.architecture)[n] for n in NAMES} for e in result.evaluations
+def test_a_line_torn_by_a_worker_is_cut_off_before_the_next_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    storage = open_storage(path)
+    stored = optuna.create_study(study_name="s", storage=storage)
+    with path.open("ab") as file:
+        file.write(b'{"op_code":4,"worker')
+    stored.set_user_attr("a", 1)
+    assert all(json.loads(line) for line in path.read_bytes().splitlines())
+    assert optuna.load_study(study_name="s", storage=open_storage(path)).user_attrs == {"a": 1}
+
+
+def test_damage_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    study(n_trials=2, storage=path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b"\xff{not json}\n", *lines[4:]]))
+    with pytest.raises(StudyStorageError, match=r"expected line 4 of .*restore"):
+        study(storage=path)
+
+
+def test_a_missing_journal_needs_no_repair(tmp_path: Path) -> None:
+    assert repair_journal(tmp_path / "none") == 0
+
+
+# --- what comes out ------------------------------------------------------------------------------------
+
+
+def test_front_trace_and_box() -> None:
+    box = {
+        "ref_point": {"perplexity": 30.0, "weight_bytes": 6e4},
+        "ideal": {"perplexity": 5.0, "weight_bytes": 0.0},
+    }
+    result = study(n_trials=15, **box)
+    Y = np.array([[e.value(n) for n in NAMES] for e in result.evaluations])
+    brute = [
+        i for i in range(15)
+        if not any(np.all(Y[j] <= Y[i]) and np.any(Y[j] < Y[i]) for j in range(15))
+    ]  # fmt: skip
+    assert {e.architecture for e in result.front.evaluations} == {
+        result.evaluations[i].architecture for i in brute
+    }
+    grid = [np.linspace(5.0, 30.0, 401), np.linspace(0.0, 6e4, 401)]
+    centers = np.stack(np.meshgrid(*[(g[1:] + g[:-1]) / 2 for g in grid]), axis=-1).reshape(-1, 2)
+    for count in (1, 8, 15):  # by counting cells of a grid
+        dominated = np.zeros(len(centers), dtype=bool)
+        for y in Y[:count]:
+            dominated |= np.all(y <= centers, axis=1)
+        assert result.hypervolume_trace[count - 1] == pytest.approx(dominated.mean(), abs=0.01)
+    assert np.all(np.diff(result.hypervolume_trace) >= 0.0)
+
+
+def test_the_default_box_holds_every_early_point() -> None:
+    result = study(n_trials=15)
+    Y = np.array([[e.value(n) for n in NAMES] for e in result.evaluations])
+    assert np.all(Y[:10] < result.ref_point)
+    assert np.all(np.array(result.ideal) < Y)
+
+
+def test_infeasible_evaluations_stay_out_of_the_front(tmp_path: Path) -> None:
+    bound = 25_000
+    result = study("qlognehvi", 14, constraints={"weight_bytes": bound}, storage=tmp_path / "j")
+    sizes = [e.value("weight_bytes") for e in result.evaluations]
+    assert min(sizes) <= bound < max(sizes)
+    assert all(e.value("weight_bytes") <= bound for e in result.front.evaluations)
+    first = next(i for i, size in enumerate(sizes) if size <= bound)
+    assert result.hypervolume_trace[first] > 0.0
+    assert all(volume == 0.0 for volume in result.hypervolume_trace[:first])
+    stored = optuna.load_study(study_name="s", storage=open_storage(tmp_path / "j"))
+    assert [max(t.constraints.values()) <= 0.0 for t in stored.trials] == [
+        s <= bound for s in sizes
     ]
-    assert all(set(t.constraints) == {"weight_bytes"} for t in _complete(path))
-    assert len({e.architecture for e in result.front.evaluations}) == len(result.front)
 
 
-@pytest.mark.parametrize("sampler", ["random", "qlognparego"])
-def test_a_study_ends_when_the_space_is_exhausted(sampler: str) -> None:
-    space = small_space(
-        embed_dims=(32,), depths=(1,), biases=(False,), attention=(True,), ffn=(True,),
-        ffn_ratios=(1, 2), attention_sparsities=("dense",), ffn_sparsities=("dense",),
-        adapter_ranks=(0,),
-    )  # fmt: skip
-    result = study(sampler, 500, space=space)
-    assert space.cardinality == 4
-    assert result.is_exhausted
-    assert len({e.architecture for e in result.evaluations}) == 4
-    assert len(result.evaluations) < 500
-    assert not study(sampler, 2, space=space).is_exhausted
-
-
-# --- the result
-
-
-def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    return all(x <= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
-
-
-def _staircase(points: Sequence[Sequence[float]], ideal: Any, ref: Any) -> float:
-    """Share of the box from ideal to ref that two-objective points dominate: strips between neighbors."""
-    clipped = sorted(tuple(max(v, low) for v, low in zip(p, ideal, strict=True)) for p in points)
-    area, height = 0.0, ref[1]
-    for x, y in clipped:
-        if x < ref[0] and y < height:
-            area += (ref[0] - x) * (height - y)
-            height = y
-    return area / ((ref[0] - ideal[0]) * (ref[1] - ideal[1]))
-
-
-@pytest.mark.parametrize("bounded", [False, True])
-@pytest.mark.parametrize("sampler", ["random", "nsga3", "qlognehvi"])
-def test_front_and_trace_are_those_of_brute_force(sampler: str, bounded: bool) -> None:
-    result = _uninterrupted(sampler, bounded)
-    values = [tuple(e.values.values()) for e in result.evaluations]
-    allowed = [v for v in values if not bounded or v[1] <= BOUND]
-    assert not bounded or 0 < len(allowed) < len(values), "the bound must bind"
-    assert result.num_feasible == len(allowed)
-    front = {v for v in allowed if not any(_dominates(w, v) for w in allowed)}
-    assert {tuple(e.values.values()) for e in result.front.evaluations} == front
-    trace = result.hypervolume_trace
-    for n in range(1, len(values) + 1):
-        seen = [v for v in values[:n] if v in allowed]
-        expected = _staircase(seen, result.ideal, result.ref_point)
-        assert trace[n - 1] == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert all(a <= b for a, b in itertools.pairwise(trace))
-    assert trace[-1] > 0.0
-
-
-def test_the_trace_of_three_objectives_is_optunas_hypervolume() -> None:
-    names = (*NAMES, "params")
-    ref, ideal = np.array([30.0, 1e5, 3e4]), np.array([10.0, 0.0, 0.0])
-    result = study(
-        "nsga2",
-        12,
-        names=names,
-        ref_point=dict(zip(names, ref, strict=True)),
-        ideal=dict(zip(names, ideal, strict=True)),
-    )
-    assert result.ref_point == tuple(ref)
-    assert result.ideal == tuple(ideal)
-    Y = np.array([[e.values[n] for n in names] for e in result.evaluations])
-    inside = np.less(Y, ref).all(axis=1)
-    assert 0 < inside.sum() < len(Y), "points beyond the reference point must not count"
-    for n in range(1, len(Y) + 1):
-        seen = np.maximum(Y[:n][inside[:n]], ideal)
-        expected = compute_hypervolume(seen, ref) / np.prod(ref - ideal) if len(seen) else 0.0
-        assert result.hypervolume_trace[n - 1] == pytest.approx(expected, rel=1e-9)
-
-
-def test_the_reference_point_comes_from_the_first_ten_trials() -> None:
-    result = study("random", 16)
-    Y = np.array([[e.values[n] for n in NAMES] for e in result.evaluations])
-    first = Y[:10]
-    expected = first.max(axis=0) + 0.1 * (first.max(axis=0) - first.min(axis=0))
-    np.testing.assert_allclose(result.ref_point, expected, rtol=1e-12)
-    assert study("random", 12).ref_point == result.ref_point, "more trials do not move it"
-    np.testing.assert_allclose(result.ideal, Y.min(axis=0), rtol=1e-6)
-    assert np.all(np.array(result.ideal) < Y.min(axis=0))
-
-
-def test_equal_values_have_a_hypervolume() -> None:
-    def flat(architecture: Architecture) -> Evaluation:
-        return Evaluation(architecture, {"perplexity": 2.0, "weight_bytes": 0})
-
-    trace = study("random", 3, evaluate=flat).hypervolume_trace
-    np.testing.assert_allclose(trace, [1.0, 1.0, 1.0], rtol=1e-6)
-
-
-# --- constraints
-
-
-@pytest.mark.parametrize("sampler", samplers())
-def test_every_sampler_is_told_every_trials_constraints(sampler: str, tmp_path: Path) -> None:
-    """Warm-started trials too: Optuna's samplers refuse a study whose trials differ in their number of constraints."""
-    path, space = tmp_path / "study.journal", _space(sampler)
-    bounds = {"weight_bytes": BOUND, "perplexity": 13.0}
-    result = study(
-        sampler,
-        6,
-        space=space,
-        constraints=bounds,
-        storage=path,
-        warm_start=[space.to_params(a) for a in (space.largest, space.smallest)],
-    )
-    assert [e.architecture for e in result.evaluations][:2] == [space.largest, space.smallest]
-    for trial, evaluation in zip(_complete(path), result.evaluations, strict=True):
-        assert set(trial.constraints) == set(bounds)
-        for name, bound in bounds.items():
-            assert (trial.constraints[name] <= 0.0) is (evaluation.values[name] <= bound)
-            excess = evaluation.values[name] - bound
-            assert trial.constraints[name] * bound == pytest.approx(excess)
-
-
-@pytest.mark.parametrize("sampler", ["nsga2", "nsga3", "tpe", "qlognehvi", "qlognparego"])
-def test_constraints_lead_a_sampler_to_feasible_architectures(sampler: str) -> None:
-    bound = float(np.quantile([scores(a)["weight_bytes"] for a in _draws(200)], 0.15))
-    number = 16 if sampler.startswith("qlog") else 60
-    free = study(sampler, number, seed=1)
-    bounded = study(sampler, number, seed=1, constraints={"weight_bytes": bound})
-
-    def late(result: StudyResult) -> int:
-        last = result.evaluations[number // 2 :]
-        return sum(e.values["weight_bytes"] <= bound for e in last)
-
-    assert bounded.num_feasible > 0
-    assert late(bounded) > late(free)
-
-
-def _draws(number: int) -> list[Architecture]:
-    rng = np.random.default_rng(0)
-    return [SPACE.sample(rng) for _ in range(number)]
-
-
-def test_without_a_feasible_architecture_the_front_is_that_of_all_and_counts_nothing() -> None:
-    result = study(n_trials=6, constraints={"params": 1.0}, names=("params", "perplexity"))
-    free = study(n_trials=6, names=("params", "perplexity"))
-    assert result.num_feasible == 0
-    assert result.front.evaluations == free.front.evaluations
-    assert result.hypervolume_trace == [0.0] * 6
-
-
-def test_a_constraint_may_be_spelled_as_an_objective_is() -> None:
-    name = "decode_ms[batch=1,context=128]"
-
-    def evaluate(architecture: Architecture) -> Evaluation:
-        values = scores(architecture)
-        return Evaluation(architecture, {name: values["params"] / 1e3, "perplexity": 1.0})
-
-    result = study(
-        names=("decode_ms", "perplexity"), evaluate=evaluate, constraints={"decode_ms": 12.0}
-    )
-    assert result.constraints == {name: 12.0}
-    assert 0 < result.num_feasible < 8
-    assert all(e.value(Objective.parse("decode_ms")) <= 12.0 for e in result.front.evaluations)
+def test_values_are_refused_before_anything_is_stored(tmp_path: Path) -> None:
+    for wrong in ({"n_trials": 0}, {"workers": 0}):
+        with pytest.raises(ValueError, match="of 1 or more"):
+            study(storage=tmp_path / "j", **wrong)
+    assert not list(tmp_path.iterdir())

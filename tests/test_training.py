@@ -325,10 +325,11 @@ def test_training_equals_the_step_written_out(clip: float, monkeypatch: pytest.M
     train(mine, TOKENS, recipe, progress=False, subnets=lambda step: VISITED)
     expected = plain_training(plain, recipe, recipe.steps)
     assert np.allclose(losses, expected, rtol=2e-4)
-    # AdamW's first steps are the sign of the gradient: a rounding can turn a few weights by a learning rate, not more.
-    moved = [(a - b).abs() for a, b in zip(mine.parameters(), plain.parameters(), strict=True)]
-    differing = sum(int((d > 2e-5).sum()) for d in moved)
-    assert differing <= 0.002 * sum(d.numel() for d in moved)
+    # A key bias adds the same to every score of a query, which softmax ignores: its gradient is rounding alone, and AdamW's first
+    # steps are the sign of it. Elsewhere a rounding can turn a few weights whose gradient is nearly nothing.
+    pairs = zip(mine.named_parameters(), plain.parameters(), strict=True)
+    moved = [(a - b).abs() for (name, a), b in pairs if not name.endswith("k.bias")]
+    assert sum(int((difference > 2e-5).sum()) for difference in moved) <= 10
 
 
 def test_the_loss_curve_holds_means_of_25_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,8 +108,8 @@ class Victim:
             if now[: len(before)] != before:
                 self.losses.append(f"{name} had {len(before)} lines, of which some are gone")
             self._kept[name] = now
-        checkpoint = self.folder / "training.json"
-        step = json.loads(checkpoint.read_text())["info"]["step"] if checkpoint.exists() else 0
+        checkpoints = [json.loads(path.read_text()) for path in self.folder.glob("training-*.json")]
+        step = sum(int(checkpoint["info"]["step"]) for checkpoint in checkpoints)
         if step < self._step:
             self.losses.append(f"training was at step {self._step}, and is at {step}")
         self._step = step

@@ -49,7 +49,7 @@ class _Stateless:
     """
 
     def __init__(self, *, seed: int, **options: Any) -> None:
-        super().__init__(seed=seed, **options)
+        super().__init__(seed=seed, **options)  # type: ignore[call-arg]
         self._seed = seed
 
     def get_parent_population(self, study: Any, generation: int) -> list[Any]:

@@ -141,7 +141,14 @@ def train_supernet(
     curve, before = [], 0
     for number, stage in enumerate(stages):
         checkpoint = folder / f"training-{number}.json"
-        found = train(model, text.train_tokens, stage, checkpoint=checkpoint, progress=progress)
+        found = train(
+            model,
+            text.train_tokens,
+            stage,
+            checkpoint=checkpoint,
+            start_from=start,
+            progress=progress,
+        )
         curve += [(before + step, largest, others) for step, largest, others in found]
         before += stage.steps
     info = identity | {

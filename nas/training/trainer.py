@@ -30,7 +30,7 @@ LossCurve = list[tuple[int, float, float]]
 Sampler = Callable[[int], list[Architecture]]
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(ValueError):
     """The loss is no longer a number."""
 
 
@@ -40,6 +40,7 @@ def train(
     recipe: TrainingRecipe,
     *,
     checkpoint: Path | None = None,
+    start_from: str | None = None,
     subnets: Sampler | None = None,
     progress: bool = True,
     stop_after: int | None = None,
@@ -51,6 +52,8 @@ def train(
         tokens: one-dimensional array of token ids to draw sequences from.
         recipe: what to compute.
         checkpoint: JSON to keep checkpoints at; None keeps none.
+        start_from: name of the weights training starts from; a checkpoint that started from others
+            is refused. None for fresh ones.
         subnets: step to the subnets it visits, teacher first; the sandwich rule by default.
         progress: whether to show loss, tokens/s and the time left.
         stop_after: end early after this step, as if killed there: steps since the last checkpoint
@@ -81,6 +84,7 @@ def train(
     )
     optimizer = _optimizer(supernet, recipe)
     identity = {
+        "start_from": start_from,
         "recipe": recipe.to_json(),
         "space": supernet.space.fingerprint,
         "num_tokens": len(tokens),
