@@ -61,7 +61,7 @@ class Profile:
     out: Path = Path("runs/profile")
     device: str = "cpu"
     workloads: tuple[str, ...] = ("decode_ms[batch=1,context=128]",)
-    architectures: int = 48
+    architectures: int = 64
     rounds: int = 4
     threads: int | None = None
     seed: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -45,6 +45,34 @@ class _KernelLock:
         self._lock.release()
 
 
+def _journal_file(path: Path) -> Any:
+    """Optuna's journal file, flushed to the disk when a trial ends instead of at each of its parameters.
+
+    A trial of 44 choices is about 50 records, and a flush takes from a fraction of a millisecond to ten. A killed process loses nothing
+    either way (the kernel has the bytes); if the power fails, what may be lost was not finished.
+    """
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal._storage import JournalOperation
+
+    durable = (JournalOperation.CREATE_STUDY, JournalOperation.SET_TRIAL_STATE_VALUES)
+    lock = _KernelLock(path)
+
+    class JournalFile(JournalFileBackend):
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+            lock.acquire()
+            try:
+                with path.open("ab") as file:
+                    file.write(lines.encode())
+                    file.flush()
+                    if any(log["op_code"] in durable for log in logs):
+                        os.fsync(file.fileno())
+            finally:
+                lock.release()
+
+    return JournalFile(str(path), lock_obj=lock)  # type: ignore[arg-type]
+
+
 def open_storage(storage: PathLike | None) -> BaseStorage | None:
     """A storage for ``optuna.create_study``.
 
@@ -57,7 +85,6 @@ def open_storage(storage: PathLike | None) -> BaseStorage | None:
     if storage is None:
         return None
     from optuna.storages import JournalStorage, get_storage
-    from optuna.storages.journal import JournalFileBackend
 
     if "://" in str(storage):
         try:
@@ -71,7 +98,7 @@ def open_storage(storage: PathLike | None) -> BaseStorage | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         repair_journal(path)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))  # type: ignore[arg-type]
+    return JournalStorage(_journal_file(path))
 
 
 def repair_journal(path: Path) -> int:

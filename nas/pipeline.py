@@ -67,7 +67,7 @@ class SearchRun:
     threads: int | None = None
     train_steps: int = 200
     from_scratch: bool = False
-    profile_architectures: int = 48
+    profile_architectures: int = 64
     perplexity_tokens: int = 8192
     random_seeds: int = 5
     max_winners: int = 12

@@ -74,6 +74,7 @@ class SamplerContract:
     name: str
     options: Mapping[str, Any] = {}
     n_trials = 14
+    n_running = 4
 
     def make(self, seed: int = 0, **options: Any) -> optuna.samplers.BaseSampler:
         """A new sampler."""
@@ -111,8 +112,8 @@ class SamplerContract:
 
     def test_running_trials_are_not_proposed_the_same_way(self) -> None:
         study = run(self.make(), MIXED, self.n_trials)
-        asked = [study.ask(MIXED).params for _ in range(4)]
-        assert len({str(params) for params in asked}) == 4
+        asked = [study.ask(MIXED).params for _ in range(self.n_running)]
+        assert len({str(params) for params in asked}) == self.n_running
 
     @pytest.mark.parametrize("num_objectives", [1, 3, 4])
     def test_any_number_of_objectives(self, num_objectives: int) -> None:

@@ -67,6 +67,7 @@ class TestGP(SamplerContract):
     name = "gp"
     options = STARTUP
     n_trials = 8
+    n_running = 2
 
 
 class TestNEHVI(SamplerContract):
@@ -141,7 +142,7 @@ def distributions() -> st.SearchStrategy[BaseDistribution]:
         return FloatDistribution(low, low + span, log=kind == "l")
 
     values = st.one_of(st.integers(-5, 5), st.text(max_size=3), st.booleans(), st.none())
-    choices = st.lists(values, min_size=1, max_size=5, unique_by=lambda v: (type(v), v))
+    choices = st.lists(values, min_size=1, max_size=5, unique=True)
     return st.one_of(
         integers.map(integer), floats.map(real), choices.map(lambda v: CategoricalDistribution(tuple(v)))
     )  # fmt: skip
@@ -257,7 +258,8 @@ def test_improvement_score_equals_botorch_on_the_same_draws(
     )
 
     rng = np.random.default_rng(0)
-    base, new = rng.random((12, m)), np.vstack([rng.random((30, m)), 1.0 + rng.random((5, m))])
+    base, new = 0.3 + rng.random((12, m)), rng.random((35, m))
+    new[30:] += 1.0
     ref = np.full(m, 1.1)
     ours = ImprovementScore(base[None], ref, np.ones(m))
     partitioning = FastNondominatedPartitioning(torch.tensor(-ref), Y=torch.tensor(-base))

@@ -147,7 +147,9 @@ def check(packed: PackedWeight, x: Tensor) -> float:
     dense = (
         float((torch.nn.functional.linear(x, packed.unpack()).double() - exact).abs().max()) / scale
     )
-    floor = torch.finfo(x.dtype).eps
+    floor = (
+        4 * torch.finfo(x.dtype).eps
+    )  # sums in another order; the dense product is sometimes luckily exact
     if error > 2.0 * dense + floor:
         raise RuntimeError(
             f"expected an error of at most {2 * dense + floor:.1e} for {packed}, got {error:.1e}"

@@ -76,7 +76,7 @@ def profile(
     *,
     device: str = "cpu",
     workloads: Sequence[Workload] = (DEFAULT_WORKLOAD,),
-    num_architectures: int = 48,
+    num_architectures: int = 64,
     rounds: int = 4,
     threads: int | None = None,
     seed: int = 0,
@@ -212,7 +212,7 @@ def profile_architectures(space: SearchSpace, number: int, seed: int) -> list[Ar
     for _ in range(50 * number):  # a small space may not hold that many
         if len(found) >= min(number, space.cardinality):
             break
-        found[draw_subnet(space, rng)] = None
+        found[draw_subnet(space, rng, size_bias=1.0)] = None  # fronts hold nearly whole subnets too
     return list(found)[:number]
 
 

@@ -58,7 +58,9 @@ def _grid_values(distribution: BaseDistribution) -> tuple[Any, ...] | None:
             span = distribution.high - distribution.low
             count = math.floor(span / distribution.step + 1e-8) + 1
             if count <= _MAX_GRID:
-                return tuple(distribution.low + i * distribution.step for i in range(count))
+                # the last step may round to just above the bound
+                low, high, step = distribution.low, distribution.high, distribution.step
+                return tuple(min(low + i * step, high) for i in range(count))
         return None
     raise ValueError(
         f"expected a Categorical, Int or Float distribution, got {type(distribution).__name__}"
@@ -235,4 +237,5 @@ class ParameterSpace:
             return value
         last = math.floor((dist.high - dist.low) / dist.step + 1e-8)
         stepped = dist.low + min(round((value - dist.low) / dist.step), last) * dist.step
+        stepped = min(stepped, dist.high)
         return int(stepped) if isinstance(dist, IntDistribution) else float(stepped)
