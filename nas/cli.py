@@ -175,10 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     except (ValueError, OSError) as error:
-        remedy = ""
-        if type(error) is OSError:  # from a library: our own errors say what to do
-            remedy = "; the same command goes on from here once that is mended"
-        print(f"nas: {error}{remedy}", file=sys.stderr)
+        message = str(error)
+        if isinstance(error, OSError) and not message.startswith("expected "):  # not one of ours
+            message = f"expected to read and write files, got: {message}; the same command goes on once that is mended"
+        print(f"nas: {message}", file=sys.stderr)
         return 2
     return 0
 

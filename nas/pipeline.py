@@ -131,7 +131,6 @@ def run(
 
     console = console or Console()
     config.check()
-    config.out.mkdir(parents=True, exist_ok=True)
     with FolderLock(config.out):
         _same_run(config)
         stages = _Stages(console)

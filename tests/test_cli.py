@@ -316,6 +316,12 @@ def test_wrong_texts_are_refused_and_do_not_claim_the_folder(
 # --- wrong folders
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert "choose another one with --out" in refused("search", "--out", str(tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_two_runs_on_one_folder_are_refused(refused: Refused, copy: Path) -> None:
     with FolderLock(copy):
         for command in (

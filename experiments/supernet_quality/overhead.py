@@ -1,4 +1,4 @@
-"""What a subnet costs inside the supernet, over the same architecture extracted."""
+"""``python -m experiments.supernet_quality.overhead``: what a subnet costs inside the supernet, over the same one extracted."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from nas.model import MaskCache, Supernet, extract
+from experiments.results import result_folder, write_result
+from nas.model import MaskCache, Supernet, extract, load_supernet
+from nas.training import embedded_path
+from nas.training.sandwich import draw_subnet
 from search_spaces import Architecture
 
 
@@ -41,3 +45,33 @@ def overheads(
                     kept.append(time.perf_counter() - start)
         ratios.append(statistics.median(times[0]) / statistics.median(times[1]))
     return ratios
+
+
+def main() -> None:
+    """Measure the embedded supernet's subnets, print and write the ratios."""
+    supernet, info = load_supernet(embedded_path())
+    space, rng = supernet.space, np.random.default_rng(0)
+    sample = [space.largest, space.smallest, *(draw_subnet(space, rng, 1.0) for _ in range(14))]
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(space.family.vocab_size, (16, 256), generator=generator)
+    ratios = overheads(supernet, sample, tokens)
+    dense = [r for r, a in zip(ratios, sample, strict=True) if "[" not in str(a)]
+    values = {
+        "median": statistics.median(ratios),
+        "largest": max(ratios),
+        "dense_median": statistics.median(dense),
+        "ratios": dict(zip(map(str, sample), ratios, strict=True)),
+        "supernet": info["sha256"],
+    }
+    folder = result_folder("supernet_quality")
+    command = "python -m experiments.supernet_quality.overhead"
+    path = write_result(folder, command=command, seeds=[0], values=values)
+    path.replace(path.with_name("overhead.json"))
+    print(
+        f"forward in the supernet over extracted: median {values['median']:.3f}, largest {values['largest']:.3f}"
+    )
+    print(f"Results in {folder}/overhead.json")
+
+
+if __name__ == "__main__":
+    main()

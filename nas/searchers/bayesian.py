@@ -6,7 +6,7 @@ is maximized.
 
 A learned quantity is a BoTorch SingleTaskGP. Its kernel adds a linear part to the Matern-5/2 one (one length scale per feature under
 the dimension-scaled prior of Hvarfner et al. 2024, 2402.02229): architectures far from those told are then extrapolated, not taken
-for average ones, which in 44 choices after 40 trials was worth 10 to 20 % of hypervolume.  The acquisition functions are those of BoTorch's
+for average ones.  The acquisition functions are those of BoTorch's
 qLogNoisyExpectedHypervolumeImprovement and qLogNParEGO for q = 1 (Daulton et al. 2021, 2105.08195; Ament et al. 2023, 2310.20708), on
 function draws made once and extended to each candidate by conditioning; BoTorch's classes draw the baseline again with every
 candidate, decompose boxes in Python and compile C++ on first use. tests/test_searchers.py compares the values.

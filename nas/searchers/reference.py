@@ -24,5 +24,6 @@ def default_ref_point(Y_nm: npt.ArrayLike) -> FloatArray:
     if Y.ndim != 2 or len(Y) == 0:
         raise ValueError(f"expected one point or more as an (n, m) matrix, got shape {Y.shape}")
     worst, best = Y.max(axis=0), Y.min(axis=0)
-    margin = np.where(worst > best, 0.1 * (worst - best), 0.1 * np.maximum(np.abs(worst), 1.0))
+    size = np.maximum(np.abs(worst), 1.0)
+    margin = np.where(worst > best, np.maximum(0.1 * (worst - best), 1e-9 * size), 0.1 * size)
     return np.asarray(worst + margin)
