@@ -63,7 +63,9 @@ def test_results_have_the_fields_of_the_acceptance(results: dict[str, Any]) -> N
     assert results["baseline"]["architecture"] == SPACE.largest.to_json()
     assert set(NAMES) <= set(results["baseline"]["measured"])
     assert all(v > 0 for v in results["baseline"]["measured"].values())
-    assert 0.0 < results["random_search"]["hypervolume"] < 1.0
+    assert (
+        0.0 <= results["random_search"]["hypervolume"] < 1.0
+    )  # few random trials beat the reference
     assert 0.0 < results["hypervolume"] < 1.0
     assert 1 <= len(results["winners"]) <= OPTIONS["max-winners"]
     for winner in results["winners"]:
@@ -117,7 +119,9 @@ def test_winners_and_hypervolumes_follow_from_the_trials(results: dict[str, Any]
         values = keys[json.dumps(winner["architecture"])]
         assert {n: c["mean"] for n, c in winner["predicted"].items()} == values
         architecture = Architecture.from_json(winner["architecture"])
-        assert winner["measured"]["weight_bytes"] == costs(architecture, SPACE.family).weight_bytes
+        value_bytes = 4 if results["provenance"]["dtype"] == "float32" else 2  # the faster one here
+        expected = costs(architecture, SPACE.family, value_bytes).weight_bytes
+        assert winner["measured"]["weight_bytes"] == expected
     assert len(results["winners"]) == min(len(keys), OPTIONS["max-winners"])
 
 
