@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from nas.deploy.runtime import Runtime, available_threads, device_name, provenance
 from nas.files import write_json_atomic
@@ -27,6 +33,28 @@ def result_folder(experiment: str, device: str = "cpu") -> Path:
     return folder
 
 
+def command_line(module: str, recipe: Any) -> str:
+    """The command that repeats an experiment, every setting spelled out but its working folder.
+
+    Args:
+        module: what ``python -m`` runs.
+        recipe: frozen dataclass of settings, as the command line parses it; a None is left to its default.
+    """
+    words = ["python", "-m", module]
+    for name, value in ((f.name, getattr(recipe, f.name)) for f in fields(recipe)):
+        if name == "out" or value is None:
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of JSON values: what a kept record was made with, so that no other setting takes it for its own."""
+    text = json.dumps(dict(values), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def write_result(
     folder: Path,
     *,
@@ -34,10 +62,23 @@ def write_result(
     seeds: Sequence[int],
     values: Mapping[str, Any],
     runtime: Runtime | None = None,
+    name: str = "result.json",
 ) -> Path:
-    """Write ``result.json`` with command, seeds, device, versions and date beside the values."""
-    runtime = runtime or Runtime("cpu", "float32", available_threads())
-    path = folder / "result.json"
+    """Write command, seeds, device, versions and date beside the values.
+
+    Args:
+        folder: of the experiment.
+        command: that repeats it.
+        seeds: that it used.
+        values: the result, JSON values.
+        runtime: what the values were made with; by default the CPU with the threads PyTorch has now.
+        name: of the file.
+
+    Returns:
+        The path of the file.
+    """
+    runtime = runtime or Runtime("cpu", "float32", torch.get_num_threads())
+    path = folder / name
     write_json_atomic(
         path,
         {"command": command, "seeds": list(seeds), **provenance(runtime), "values": dict(values)},

@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nas.deploy.device_profile import DeviceProfile as DeviceProfile
     from nas.deploy.materialize import Winner as Winner
     from nas.deploy.materialize import Winners as Winners
     from nas.deploy.materialize import materialize as materialize
-    from nas.deploy.profile import DeviceProfile as DeviceProfile
     from nas.deploy.profile import profile as profile
     from nas.deploy.verify import VerificationReport as VerificationReport
     from nas.deploy.verify import verify as verify
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "nas.deploy.device_profile": ("DeviceProfile",),
     "nas.deploy.materialize": ("Winner", "Winners", "materialize"),
-    "nas.deploy.profile": ("DeviceProfile", "profile"),
+    "nas.deploy.profile": ("profile",),
     "nas.deploy.verify": ("VerificationReport", "verify"),
     "nas.model": ("GPT", "Supernet", "extract", "load_gpt", "save_gpt"),
     "nas.objectives": ("Evaluation", "Objective"),

@@ -53,7 +53,11 @@ class Profile:
         architectures: models to measure.
         rounds: measurements of each.
         threads: of one operator on the CPU.
-        seed: of the draw.
+        supernet: JSON of a supernet of this space and text, trained before (``nas train``); by default the
+            embedded one, or one that is trained in ``out``.
+        train_steps: training steps of a supernet that is not the embedded one, as of ``nas search``.
+        from_scratch: train without the embedded supernet as the start.
+        seed: of the draw and of the training.
     """
 
     space: str = "tiny"
@@ -64,6 +68,9 @@ class Profile:
     architectures: int = 64
     rounds: int = 4
     threads: int | None = None
+    supernet: Path | None = None
+    train_steps: int = 200
+    from_scratch: bool = False
     seed: int = 0
 
 
@@ -130,7 +137,8 @@ def parse(arguments: Sequence[str]) -> Any:
     Raises:
         SystemExit: with 2 if a command or a flag is unknown or has no valid value, with 0 after ``--help``.
     """
-    from nas.pipeline import SearchRun  # takes seconds to import: here, Ctrl-C is answered already
+    # This takes seconds: here, Ctrl-C is answered already.
+    from nas.run_settings import SearchRun
 
     command: Any = (
         Annotated[
@@ -186,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> None:
     command = parse(arguments)
     from nas import commands
-    from nas.pipeline import SearchRun
+    from nas.run_settings import SearchRun
 
     actions: dict[type, Callable[[Any], None]] = {
         SearchRun: lambda c: commands.search_run(c, shlex.join(["nas", *arguments])),

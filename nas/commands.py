@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from nas.deploy.runtime import available_threads, check_device, device_name, versions
-from nas.deploy.verify import verify
-from nas.files import FolderLock, write_json_atomic
+from nas.deploy.profile import MIN_ARCHITECTURES
+from nas.deploy.runtime import Runtime, available_threads, check_device, device_name, versions
+from nas.deploy.verify import check_rounds, verify
+from nas.deploy.workloads import LATENCIES, check_memory, check_workload, parse_workloads
+from nas.files import run_lock
 from nas.model import CheckpointError
 from nas.model.storage import supernet_info
 from nas.objectives import Evaluation, Objective
 from nas.pareto import ParetoFront
-from nas.pipeline import read_run
+from nas.run_settings import SearchRun, read_run
 from nas.training import (
     TrainedSupernet,
     TrainingRecipe,
+    check_supernet,
     embedded_path,
     load_trained,
+    reuse_supernet,
+    run_recipe,
     train_supernet,
 )
+from nas.training.distributed import is_first_process
 from search_spaces import Architecture, costs, preset, presets
 
 if TYPE_CHECKING:
     from nas.cli import Materialize, Profile, Report, Train, Verify
-    from nas.pipeline import SearchRun
 
 
 def search_run(config: SearchRun, command: str) -> None:
@@ -57,10 +64,11 @@ def train(command: Train) -> None:
                 seed=command.seed,
             )
         ]
-    console = Console()
+    # Under torchrun every process trains and the first speaks.
+    console = Console(quiet=not is_first_process())
     tokens, steps = sum(s.tokens for s in stages), sum(s.steps for s in stages)
     console.print(f"{tokens:,} tokens in {steps} steps; checkpoints in {command.out}")
-    with FolderLock(command.out):
+    with run_lock(command.out):
         supernet = train_supernet(
             space,
             command.corpus,
@@ -69,10 +77,16 @@ def train(command: Train) -> None:
             device=command.device,
             from_scratch=True,
         )
-        largest, smallest = supernet.perplexities([space.largest, space.smallest], 8192)
-    console.print(f"Perplexity: largest subnet {largest:.2f}, smallest {smallest:.2f}")
+        if is_first_process():
+            largest, smallest = supernet.perplexities([space.largest, space.smallest], 8192)
+            console.print(f"Perplexity: largest subnet {largest:.2f}, smallest {smallest:.2f}")
+    options = {"supernet": supernet.path, "space": command.space, "corpus": command.corpus}
+    options |= {"device": command.device, "out": "runs/mine"}
     console.print(
-        f"Supernet in {supernet.path}\nNext: nas.load_trained('{supernet.path}', '{command.corpus}', '{command.out}')"
+        f"Supernet in {supernet.path}\nNext: {_search_command(options)}\n"
+        f"or: nas.load_trained('{supernet.path}', '{command.corpus}', '{command.out}')",
+        soft_wrap=True,
+        highlight=False,
     )
 
 
@@ -80,20 +94,55 @@ def profile_device(command: Profile) -> None:
     """``nas profile``."""
     from nas.deploy.profile import profile
 
-    workloads = [Objective.parse(text).workload for text in command.workloads]
-    if any(workload is None for workload in workloads):
-        raise ValueError(
-            f"expected workloads such as decode_ms[batch=1,context=128], got {list(command.workloads)}"
-        )
     space = preset(command.space)
     check_device(command.device)
+    # Before a training that may take hours: what the profile itself would refuse after it.
+    least = {
+        "rounds": 1,
+        "architectures": MIN_ARCHITECTURES,
+        "train_steps": 1,
+        "threads": 1,
+        "seed": 0,
+    }
+    for name, low in least.items():
+        value = getattr(command, name)
+        if value is not None and value < low:
+            raise ValueError(f"expected {name} of {low} or more, got {value}; raise it")
+    workloads = parse_workloads(command.workloads)
+    for workload in workloads:
+        check_workload(space.family, workload)
+        check_memory(space, workload, command.device)
+    if command.supernet is not None:
+        check_supernet(command.supernet, space)
+        if command.from_scratch:
+            raise ValueError(
+                f"expected --supernet or --from-scratch, got both ({command.supernet}); leave one out"
+            )
     console = Console()
-    with FolderLock(command.out):
-        supernet = train_supernet(space, command.corpus, out=command.out, device=command.device)
+    with run_lock(command.out):
+        if command.supernet is not None:
+            supernet = reuse_supernet(
+                command.supernet, space, command.corpus, command.out, command.device
+            )
+        else:
+            supernet = train_supernet(
+                space,
+                command.corpus,
+                recipe=run_recipe(
+                    space,
+                    command.corpus,
+                    steps=command.train_steps,
+                    seed=command.seed,
+                    from_scratch=command.from_scratch,
+                ),
+                out=command.out,
+                device=command.device,
+                from_scratch=command.from_scratch,
+            )
         found = profile(
             supernet,
             device=command.device,
-            workloads=[w for w in workloads if w is not None],
+            workloads=workloads,
             num_architectures=command.architectures,
             rounds=command.rounds,
             threads=command.threads,
@@ -110,9 +159,9 @@ def profile_device(command: Profile) -> None:
         "coverage of 90 % interval",
     ):
         table.add_column(column)
-    for workload, scores in found.quality.items():
+    for name, scores in found.quality.items():
         table.add_row(
-            workload,
+            name,
             str(scores["num_architectures"]),
             str(scores["num_records"]),
             f"{scores['kendall_tau']:.3f}",
@@ -120,7 +169,43 @@ def profile_device(command: Profile) -> None:
             f"{100 * scores['coverage']:.0f} %",
         )
     console.print(table)
-    console.print(f"Records in {command.out}/profile.jsonl\nNext: nas search --out runs/mine")
+    console.print(
+        f"Records in {command.out}/profile.jsonl\nNext: {_search_command(_search_options(command))}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _search_options(command: Profile) -> dict[str, Any]:
+    """What a search has to be told to go on with the records and the supernet of a profile."""
+    asked = [text for text in command.workloads if Objective.parse(text).metric in LATENCIES]
+    return {
+        "space": command.space,
+        "corpus": command.corpus,
+        "device": command.device,
+        "supernet": command.supernet,
+        "train-steps": command.train_steps,
+        "from-scratch": command.from_scratch,
+        "profile-architectures": command.architectures,
+        "threads": command.threads,
+        "seed": command.seed,
+        "objectives": ["perplexity", *map(str, map(Objective.parse, asked[:2])), "weight_bytes"],
+        "out": command.out,
+    }
+
+
+def _search_command(options: dict[str, Any]) -> str:
+    """The ``nas search`` with these options, those left out that it takes by itself."""
+    defaults = {field.name.replace("_", "-"): field.default for field in fields(SearchRun)}
+    words = ["nas", "search"]
+    for name, value in options.items():
+        values = tuple(value) if isinstance(value, list) else value
+        if values == defaults[name] and name != "out":
+            continue
+        words.append(f"--{name}")
+        if value is not True:
+            words += map(str, value) if isinstance(value, list) else [str(value)]
+    return shlex.join(words)
 
 
 def materialize_run(command: Materialize) -> None:
@@ -129,7 +214,7 @@ def materialize_run(command: Materialize) -> None:
 
     results = _results(command.run)
     front = _front(results, command.key)
-    with FolderLock(command.run):
+    with run_lock(command.run):
         supernet = _supernet(command.run, results)
         winners = materialize(
             front, supernet, max_winners=len(front), out=command.out or command.run
@@ -141,28 +226,40 @@ def materialize_run(command: Materialize) -> None:
 
 
 def verify_run(command: Verify) -> None:
-    """``nas verify``: fresh measurements replace the run's earlier ones."""
+    """``nas verify``: fresh measurements replace the run's earlier ones, once they are whole."""
     from nas.deploy.materialize import materialize
-    from nas.deploy.report import View, print_report, render
+    from nas.deploy.report import View, print_report, publish
 
-    with FolderLock(command.run):
+    check_rounds(command.rounds)
+    _results(command.run)  # a misspelt folder is refused before the lock makes it
+    with run_lock(command.run):
         results = _results(command.run)
         supernet = _supernet(command.run, results)
         front = _front(results, None)
         winners = materialize(front, supernet, max_winners=len(front), out=command.run)
-        (command.run / "verify.jsonl").unlink(missing_ok=True)
         report = verify(
             winners,
             winners.runtime.device,
             rounds=command.rounds,
             compile=command.compile,
             out=command.run,
+            newer_than=_attempt(results),
         )
         results |= {name: report.results[name] for name in ("baseline", "winners")}
         results["provenance"] |= report.results["provenance"]
-        write_json_atomic(command.run / "results.json", results)
-        render(results, command.run)
+        publish(results, command.run)
     print_report(View(results), Console())
+
+
+def _attempt(results: dict[str, Any]) -> int:
+    """Number of the verification whose measurements the results show."""
+    attempt = results["provenance"].get("attempt")
+    if not isinstance(attempt, int) or isinstance(attempt, bool):
+        raise ValueError(
+            f"expected the results of `nas search` with the number of their verification, got {attempt!r} as "
+            "provenance.attempt; delete results.json and run nas search again"
+        )
+    return attempt
 
 
 def report_run(command: Report) -> None:
@@ -263,11 +360,17 @@ def _results(run: Path) -> dict[str, Any]:
 
 
 def _supernet(run: Path, results: dict[str, Any]) -> TrainedSupernet:
-    """The supernet that a run searched: its own, or the embedded one."""
+    """The supernet that a run searched, its own, the embedded or a given one, with the very tokens of the run."""
     config = read_run(run)
-    wanted = (results.get("inputs") or {}).get("supernet")
+    inputs = results.get("inputs") or {}
+    wanted, text = inputs.get("supernet"), inputs.get("corpus")
+    if not isinstance(text, str):
+        raise ValueError(
+            f"expected the fingerprint of the text in the results of {run}, got {text!r}; run the same nas search again"
+        )
     found = {}
-    for path in (run / "supernet.json", embedded_path()):
+    given = [Path(config["supernet_path"])] if "supernet_path" in config else []
+    for path in (run / "supernet.json", embedded_path(), *given):
         if path.exists():
             found[supernet_info(path)["sha256"]] = path
     if wanted not in found:
@@ -275,7 +378,7 @@ def _supernet(run: Path, results: dict[str, Any]) -> TrainedSupernet:
             f"expected the supernet {wanted} that {run} was searched with, got {list(found)}; "
             f"restore it, or run: nas search --out with another folder"
         )
-    return load_trained(found[wanted], config["corpus"], run, config["device"])
+    return load_trained(found[wanted], config["corpus"], run, config["device"], expected=text)
 
 
 def _front(results: dict[str, Any], key: str | None) -> ParetoFront:
@@ -292,14 +395,26 @@ def _front(results: dict[str, Any], key: str | None) -> ParetoFront:
         if key is not None and not architecture.key.startswith(key):
             continue
         claims = winner["predicted"]
-        evaluations.append(
-            Evaluation(
+        try:
+            Runtime(**results["provenance"]["runtime"])
+            evaluation = Evaluation(
                 architecture,
-                {name: claim["mean"] for name, claim in claims.items()},
+                winner["searched"],
                 fidelity=results["provenance"]["num_tokens"],
-                provenance={"claims": claims, "runtime": results["provenance"]["runtime"]},
+                provenance={
+                    "claims": claims,
+                    "runtime": results["provenance"]["runtime"],
+                    "device": results["provenance"].get("device"),
+                },
             )
-        )
+        except (
+            KeyError,
+            TypeError,
+        ) as error:  # a field that is missing, unknown or of another type
+            raise ValueError(
+                f"expected the results of `nas search`, got a provenance or a winner that is not: {error}; run it again"
+            ) from error
+        evaluations.append(evaluation)
     if not evaluations:
         keys = [Architecture.from_json(w["architecture"]).key for w in results["winners"]]
         raise ValueError(f"expected the key of a winner ({', '.join(keys)}), got {key!r}")

@@ -8,18 +8,21 @@ a measured value only in verification.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nas.deploy.device_profile import DeviceProfile
 from nas.deploy.measure import measure_peak_memory
-from nas.deploy.profile import DEFAULT_WORKLOAD, DeviceProfile
+from nas.deploy.runtime import device_name
 from nas.model import extract
-from nas.objectives import Evaluation, Objective
+from nas.objectives import Evaluation, Objective, check_measurable
+from nas.pareto import ParetoFront
 from nas.training import TrainedSupernet
-from search_spaces import Architecture, SearchSpace, Workload, costs, decode_flops
+from search_spaces import Architecture, Family, SearchSpace, Workload, costs, decode_flops
 
 KnownFn = Callable[[list[dict[str, Any]]], tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
 # Half again as much is as bad as a winner may be: with twice, a search spends itself on tiny models nobody deploys.
@@ -36,10 +39,11 @@ class Evaluator:
         supernet: gives the perplexity.
         profile: gives the latency, and the dtype whose bytes count.
         objectives: what to score.
-        num_tokens: held-out tokens the perplexity is measured on.
+        num_tokens: held-out tokens the perplexity is to be measured on; :attr:`fidelity` is how many it is.
 
     Raises:
-        ValueError: if an objective cannot be scored on this device, or its workload was not profiled.
+        ValueError: if an objective cannot be scored on this device, its workload was not profiled or was
+            with models of another family, or ``num_tokens`` is below 1.
     """
 
     supernet: TrainedSupernet
@@ -48,14 +52,39 @@ class Evaluator:
     num_tokens: int = 8192
 
     def __post_init__(self) -> None:
+        if self.num_tokens < 1:
+            raise ValueError(
+                f"expected num_tokens of 1 or more, got {self.num_tokens}; 8192 is the default"
+            )
+        family = self.supernet.space.family
         for objective in self.objectives:
-            if objective.metric == "energy_j":
+            check_measurable(objective)
+            if objective.metric == "peak_memory_bytes":
+                self._check_here(objective)
+            if objective.metric not in _PREDICTED or objective.workload is None:
+                continue
+            self.profile.predict(objective.workload, [])  # refuses one that was not profiled
+            differing = differences(family, self.profile.surrogates[objective.workload].family)
+            if differing:  # its features would be counted for other models
                 raise ValueError(
-                    "expected objectives this device can measure, got energy_j: no energy counter is read yet; "
-                    "use decode_ms, weight_bytes or flops"
+                    f"expected a profile of models of the supernet's family, got another for {objective}: {differing}; "
+                    "profile this supernet: nas.profile(supernet)"
                 )
-            if objective.metric in _PREDICTED and objective.workload is not None:
-                self.profile.predict(objective.workload, [])
+
+    def _check_here(self, objective: Objective) -> None:
+        """Refuse to measure here and file it under another device."""
+        here, there = device_name(self.profile.runtime.device), self.profile.device_name
+        if there not in (None, here):
+            raise ValueError(
+                f"expected a profile of this device ({here}), got one of {there}: {objective} is measured during the search; "
+                "leave it out, or profile this device"
+            )
+
+    @cached_property
+    def fidelity(self) -> int:
+        """Held-out tokens a perplexity is measured on: whole windows of the text, as many as it holds."""
+        windows, width = self.supernet.validation(self.num_tokens).shape
+        return windows * (width - 1)
 
     def __call__(self, architecture: Architecture) -> Evaluation:
         """Evaluation of one architecture; deterministic given the supernet and the profile's records."""
@@ -63,8 +92,12 @@ class Evaluator:
         return Evaluation(
             architecture,
             {name: claim["mean"] for name, claim in claims.items()},
-            fidelity=self.num_tokens,
-            provenance={"claims": claims, "runtime": self.profile.runtime.to_json()},
+            fidelity=self.fidelity,
+            provenance={
+                "claims": claims,
+                "runtime": self.profile.runtime.to_json(),
+                "device": self.profile.device_name,
+            },
         )
 
     def _score(self, objective: Objective, architecture: Architecture) -> dict[str, Any]:
@@ -76,27 +109,59 @@ class Evaluator:
             value = counted(objective, architecture, self.supernet.space, self.profile)
             return _exactly(value, "computed")
         if objective.metric == "peak_memory_bytes":
-            dtype = self.profile.runtime.torch_dtype
-            model = extract(self.supernet.model, architecture, dtype=dtype)
-            workload = objective.workload or DEFAULT_WORKLOAD
-            value = measure_peak_memory(model, workload, self.profile.runtime)
+            assert objective.workload is not None
+            runtime = self.profile.runtime
+            model = extract(self.supernet.model, architecture, dtype=runtime.torch_dtype)
+            model = model.to(runtime.device)  # the supernet may be on another
+            value = measure_peak_memory(model, objective.workload, runtime)
             return _exactly(value, "measured")
         assert objective.workload is not None
         prediction = self.profile.predict(objective.workload, [architecture])
         return prediction.to_json(0) | {"source": "surrogate"}
 
-    def known(self) -> dict[int, KnownFn]:
+    def known(self, space: SearchSpace) -> dict[int, KnownFn]:
         """Objectives a model-based sampler need not learn: index to (mean, standard deviation) of a list of params.
 
         Computed ones have a standard deviation of 0; latency carries the surrogate's.
+
+        Args:
+            space: that is searched, whose params they are: the supernet's or a part of it.
         """
         found: dict[int, KnownFn] = {}
         for index, objective in enumerate(self.objectives):
             if objective.metric in _COUNTED:
-                found[index] = _Counted(objective, self.supernet.space, self.profile)
+                found[index] = _Counted(objective, space, self.profile)
             elif objective.metric in _PREDICTED and objective.workload is not None:
-                found[index] = _Predicted(objective.workload, self.supernet.space, self.profile)
+                found[index] = _Predicted(objective.workload, space, self.profile)
         return found
+
+
+def claim_again(front: ParetoFront, profile: DeviceProfile) -> ParetoFront:
+    """The same front, its latencies claimed anew from a profile with later records; what the search saw stays its value.
+
+    A device is not the same an hour later, and of many predictions a search picks the hopeful ones.
+    A round of the profile taken after the search widens and moves the intervals by what has changed.
+
+    Args:
+        front: of a search.
+        profile: of the same device and runtime.
+    """
+    found = []
+    for evaluation in front.evaluations:
+        claims = dict(evaluation.provenance["claims"])
+        for objective in front.objectives:
+            if objective.metric in _PREDICTED and objective.workload is not None:
+                prediction = profile.predict(objective.workload, [evaluation.architecture])
+                claims[str(objective)] = prediction.to_json(0) | {"source": "surrogate"}
+        provenance = dict(evaluation.provenance) | {"claims": claims}
+        found.append(replace(evaluation, provenance=provenance))
+    return ParetoFront(found, front.objectives, front.ref_point)
+
+
+def differences(expected: Family, got: Family) -> str:
+    """Fields in which two families differ, each with both values; empty if they are equal."""
+    mine, other = expected.to_json(), got.to_json()
+    return ", ".join(f"{k} {mine[k]} (got {other[k]})" for k in mine if mine[k] != other[k])
 
 
 def _exactly(value: int | float, source: str) -> dict[str, Any]:
@@ -106,10 +171,10 @@ def _exactly(value: int | float, source: str) -> dict[str, Any]:
 def counted(
     objective: Objective, architecture: Architecture, space: SearchSpace, profile: DeviceProfile
 ) -> int:
-    """A metric in closed form; ``flops`` are those of one decoded token at the default context."""
+    """A metric in closed form; ``flops`` are those of one decoded token at the objective's context, whatever its batch."""
     if objective.metric == "flops":
-        workload = objective.workload or DEFAULT_WORKLOAD
-        return decode_flops(architecture, space.family, workload.context)
+        assert objective.workload is not None
+        return decode_flops(architecture, space.family, objective.workload.context)
     found: int = getattr(
         costs(architecture, space.family, profile.runtime.value_bytes), objective.metric
     )

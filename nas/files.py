@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ if sys.platform != "win32":
 
 PathLike = str | os.PathLike[str]
 _STALE_AFTER_S = 60.0
+# (process, thread, folder) of every run_lock that is held: what is called inside it may take it again
+_held: set[tuple[int, int, Path]] = set()
 
 
 class FileWriteError(OSError):
@@ -68,7 +71,7 @@ def atomic_writer(path: PathLike, num_bytes: int | None = None) -> Iterator[Bina
         os.replace(temporary, target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise _write_error(error, "write", num_bytes, target) from error
+        raise write_error(error, "write", num_bytes, target) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -134,7 +137,7 @@ def append_jsonl(path: PathLike, record: Mapping[str, Any]) -> None:
         if created:
             _sync_folder(target.parent)
     except OSError as error:
-        raise _write_error(error, "append", len(line), target) from error
+        raise write_error(error, "append", len(line), target) from error
 
 
 def read_jsonl(path: PathLike) -> list[dict[str, Any]]:
@@ -251,6 +254,40 @@ class FolderLock:
             return "another process"
 
 
+@contextlib.contextmanager
+def run_lock(folder: PathLike | None, *, timeout_s: float = 0.0) -> Iterator[None]:
+    """Hold a run folder for a block; blocks inside it, of the same thread, may hold it again.
+
+    So a command and the functions it calls all take the lock, each for those who call it alone.
+    Of the processes that ``torchrun`` starts the first holds the folder for all.
+
+    Args:
+        folder: the run folder, made when missing; None holds nothing.
+        timeout_s: as in :class:`FolderLock`.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        FolderLockedError: another run holds it; names its process.
+        FileWriteError: the folder cannot be made or written.
+    """
+    if folder is None or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    # with the process: what is held is not held by a fork of it
+    key = (os.getpid(), threading.get_ident(), Path(folder).resolve())
+    if key in _held:
+        yield
+        return
+    with FolderLock(folder, timeout_s=timeout_s):
+        _held.add(key)
+        try:
+            yield
+        finally:
+            _held.discard(key)
+
+
 def _parse_record(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
@@ -303,7 +340,15 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _write_error(error: OSError, verb: str, num_bytes: int | None, target: Path) -> FileWriteError:
+def write_error(error: OSError, verb: str, num_bytes: int | None, target: Path) -> FileWriteError:
+    """The error of a file that could not be written: names it, the bytes, the room that is left and the remedy.
+
+    Args:
+        error: what the system said.
+        verb: ``write`` or ``append``.
+        num_bytes: that were to be written, where it is known.
+        target: the file.
+    """
     size = "" if num_bytes is None else f"{num_bytes} bytes to "
     remedy = "check the folder and its permissions, or choose another with --out"
     with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from nas.files import PathLike
+from nas.files import PathLike, write_error
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -59,14 +59,18 @@ def _journal_file(path: Path) -> Any:
 
     class JournalFile(JournalFileBackend):
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+            lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
             lock.acquire()
             try:
                 with path.open("ab") as file:
-                    file.write(lines.encode())
+                    file.write(lines)
                     file.flush()
                     if any(log["op_code"] in durable for log in logs):
                         os.fsync(file.fileno())
+            except (
+                OSError
+            ) as error:  # what was written of a line is cut off by the next holder of the lock
+                raise write_error(error, "append", len(lines), path) from error
             finally:
                 lock.release()
 

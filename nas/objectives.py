@@ -7,7 +7,7 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -27,6 +27,17 @@ _METRICS: dict[str, tuple[str, str | None]] = {
     "peak_memory_bytes": ("bytes", "decode"),
     "energy_j": ("J", "decode"),
 }
+_UNMEASURED = ("energy_j",)
+_MEANT = {
+    "latency": "decode_ms",
+    "latency_ms": "decode_ms",
+    "speed": "decode_ms",
+    "time": "decode_ms",
+    "ppl": "perplexity",
+    "loss": "perplexity",
+    "memory": "peak_memory_bytes",
+    "size": "weight_bytes",
+}
 _SPELLING = re.compile(r"\s*([A-Za-z_0-9]+)\s*(?:\[(.*)\])?\s*", re.DOTALL)
 
 
@@ -35,9 +46,32 @@ def metrics() -> tuple[str, ...]:
     return tuple(_METRICS)
 
 
-def _near(name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+def check_measurable(objective: Objective) -> None:
+    """Refuse a metric that has a name and no way yet to measure it.
+
+    Raises:
+        ValueError: naming the metric and those to use in its place.
+    """
+    if objective.metric in _UNMEASURED:
+        raise ValueError(
+            f"expected objectives this device can measure, got {objective.metric}: no energy counter is read yet; "
+            "use decode_ms, weight_bytes or flops"
+        )
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _near_metric(name: str) -> str:
+    """What else a metric is often called counts for it; one that cannot be measured is not proposed."""
+    meant = {m: m for m in _METRICS if m not in _UNMEASURED} | _MEANT
+    if name.lower() in meant:
+        return f"; did you mean {meant[name.lower()]}?"
+    near = difflib.get_close_matches(name.lower(), list(meant), n=3, cutoff=0.4)
+    proposed = dict.fromkeys(meant[n] for n in near)
+    return f"; did you mean {' or '.join(proposed)}?" if proposed else ""
 
 
 @dataclass(frozen=True)
@@ -58,8 +92,8 @@ class Objective:
     def __post_init__(self) -> None:
         if self.metric not in _METRICS:
             raise ValueError(
-                f"expected a metric in {', '.join(_METRICS)}, got {self.metric!r}"
-                f"{_near(str(self.metric), metrics())}"
+                f"expected a metric in {', '.join(m for m in _METRICS if m not in _UNMEASURED)}, got {self.metric!r}"
+                f"{_near_metric(str(self.metric))}"
             )
         phase = _METRICS[self.metric][1]
         got = None if self.workload is None else self.workload.phase

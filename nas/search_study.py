@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 from nas.constraints import check_constraints
-from nas.deploy.profile import DeviceProfile
-from nas.evaluation import Evaluator, reference_point
+from nas.deploy.device_profile import DeviceProfile
+from nas.evaluation import Evaluator, differences, reference_point
 from nas.files import PathLike
 from nas.initial_design import initial_design
 from nas.objectives import Objective
@@ -17,6 +19,7 @@ from search_spaces import SearchSpace
 DEFAULT_OBJECTIVES = ("perplexity", "decode_ms[batch=1,context=128]", "weight_bytes")
 DEFAULT_SAMPLER = "qlognehvi"
 _MODEL_BASED = ("gp", "qlognehvi", "qlognparego")
+_CHOICES = tuple(f.name for f in fields(SearchSpace) if f.init and f.name not in ("name", "family"))
 
 
 def search(
@@ -58,9 +61,12 @@ def search(
         architectures are on no front and add no hypervolume.
 
     Raises:
-        ValueError: if an objective, a constraint, the sampler or the stored study does not fit.
+        ValueError: if an objective, a constraint, the sampler, the profile or the stored study does not fit, or the
+            space is no part of the supernet's.
     """
-    goals = tuple(Objective.parse(o) if isinstance(o, str) else o for o in objectives)
+    _check_kinds(space, objectives, supernet, device)
+    _check_part(space, supernet.space)
+    goals = tuple(o if isinstance(o, Objective) else Objective.parse(o) for o in objectives)
     if not 2 <= len(goals) <= 4 or len(set(goals)) != len(goals):
         raise ValueError(
             f"expected two to four different objectives, got {[str(o) for o in goals]}"
@@ -73,13 +79,20 @@ def search(
     if n_trials < 1:
         raise ValueError(f"expected n_trials of 1 or more, got {n_trials}")
     evaluator = Evaluator(supernet, device, goals, num_tokens)
+    context = space.family.context_length
+    if evaluator.fidelity < num_tokens // context * context:
+        warnings.warn(
+            f"expected {num_tokens} held-out tokens, got {evaluator.fidelity}: {supernet.corpus.name} has no more; "
+            "perplexities are measured on these",
+            stacklevel=2,
+        )
     ref_point, ideal = reference_point(evaluator)
     fingerprint = {
         "space": space.fingerprint,
         "objectives": [str(o) for o in goals],
         "supernet": supernet.info["sha256"],
         "corpus": supernet.corpus.fingerprint,
-        "num_tokens": num_tokens,
+        "num_tokens": evaluator.fidelity,
         "profile": device.fingerprint,  # not ref_point: its last digits depend on the number of threads
     }
     warm_start = [space.to_params(a) for a in initial_design(space)]
@@ -93,7 +106,7 @@ def search(
         seed=seed,
         storage=storage,
         workers=workers,
-        known=evaluator.known(),
+        known=evaluator.known(space),
         ref_point=ref_point,
         ideal=ideal,
         warm_start=warm_start if sampler in _MODEL_BASED else (),
@@ -101,3 +114,35 @@ def search(
         fingerprint=fingerprint,
         progress=progress,
     )
+
+
+def _check_kinds(space: object, objectives: object, supernet: object, device: object) -> None:
+    """Refuse arguments of another kind: each would fail far from here, about something else."""
+    for name, value, kind, remedy in (
+        ("space", space, SearchSpace, "pass search_spaces.preset('tiny')"),
+        ("supernet", supernet, TrainedSupernet, "pass what nas.train_supernet(space) returned"),
+        ("device", device, DeviceProfile, "pass what nas.profile(supernet, device='cpu') returned"),
+    ):
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"expected {name} to be a {kind.__name__}, got {value!r:.80}; {remedy}"
+            )
+    if isinstance(objectives, str) or not isinstance(objectives, Sequence):
+        raise ValueError(
+            f"expected a list of two to four objectives, got {objectives!r:.80}; pass {list(DEFAULT_OBJECTIVES)}"
+        )
+
+
+def _check_part(space: SearchSpace, whole: SearchSpace) -> None:
+    """Refuse a space whose architectures are not all subnets of the supernet's."""
+    if differing := differences(whole.family, space.family):
+        raise ValueError(
+            f"expected a space of the supernet's family, got another: {differing}; train a supernet of this space"
+        )
+    for choice in _CHOICES:
+        offered = getattr(whole, choice)
+        if foreign := [value for value in getattr(space, choice) if value not in offered]:
+            raise ValueError(
+                f"expected {choice} of the supernet ({', '.join(map(str, offered))}), got {', '.join(map(str, foreign))}; "
+                "leave them out, or train a supernet of this space"
+            )

@@ -141,7 +141,7 @@ def run_study(
     Raises:
         StudyStorageError: if the stored study is damaged, has another fingerprint, or is being run.
         ValueError: if a value is wrong.
-        RuntimeError: if a worker process fails.
+        WorkerError: if a worker process fails.
     """
     for value, least, what in ((n_trials, 1, "n_trials"), (workers, 1, "workers")):
         if value < least:

@@ -27,12 +27,18 @@ from nas.objectives import Evaluation
 from search_spaces import Architecture, SearchSpace
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     import optuna
     from optuna.distributions import BaseDistribution
 
 Evaluate = Callable[[Architecture], Evaluation]
 EVALUATION, FINGERPRINT, OWNER = "evaluation", "nas:fingerprint", "nas:worker"
 _MAX_RESTARTS = 10
+
+
+class WorkerError(ValueError):
+    """A process that worked on a study failed; the finished trials are kept."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +142,15 @@ def open_study(plan: StudyPlan) -> optuna.Study:
     if stored is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(FINGERPRINT, identity)
     elif stored != identity:
+        remedy = "use another name or output folder"
+        if "://" in str(plan.storage):  # the output folder does not choose the study of a database
+            remedy = "use another database, or another name in it"
         old = stored if isinstance(stored, dict) else {}
         differing = sorted(k for k in {*identity, *old} if identity.get(k) != old.get(k))
         raise StudyStorageError(
             f"expected study {plan.name!r} in {plan.storage} to be this one, but it differs in {', '.join(differing)}: "
             f"it has { {k: old.get(k) for k in differing} }, got { {k: identity.get(k) for k in differing} }; "
-            "use another name or output folder"
+            f"{remedy}"
         )
     return study
 
@@ -241,13 +250,17 @@ def work(study: optuna.Study, plan: StudyPlan, owner: str) -> Iterator[None]:
         yield
 
 
-def _worker(plan: StudyPlan, owner: str, num_threads: int) -> None:
+def _worker(plan: StudyPlan, owner: str, num_threads: int, told: Connection) -> None:
     import torch
 
     _end_with_parent()
     torch.set_num_threads(num_threads)  # a process of our own, which shares the cores with others
-    for _ in work(open_study(plan), plan, owner):
-        pass
+    try:
+        for _ in work(open_study(plan), plan, owner):
+            pass
+    except (ValueError, OSError) as error:  # wrong input, a full disk: the message says it all
+        told.send(str(error))
+        sys.exit(1)
 
 
 @contextlib.contextmanager
@@ -282,7 +295,7 @@ def run_workers(
     """Work in several processes until the study is full; a worker that is killed is replaced.
 
     Raises:
-        RuntimeError: if a worker ends with an exception, or too many are killed.
+        WorkerError: if a worker ends with an exception, or too many are killed.
     """
     import torch
 
@@ -290,14 +303,18 @@ def run_workers(
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // workers)
     alive: dict[str, Any] = {}
+    reports: dict[str, Connection] = {}
     missing, num_killed = min(workers, plan.n_trials - len(complete_trials(study))), 0
     try:
         while True:
             for _ in range(missing):
                 owner = uuid.uuid4().hex
-                process = context.Process(target=_worker, args=(plan, owner, threads), daemon=True)
+                reports[owner], told = context.Pipe(duplex=False)
+                arguments = (plan, owner, threads, told)
+                process = context.Process(target=_worker, args=arguments, daemon=True)
                 with _held_interrupt():
                     process.start()
+                told.close()
                 alive[owner] = process
             if not alive:
                 return
@@ -308,10 +325,12 @@ def run_workers(
             for owner, process in ended.items():
                 del alive[owner]
                 if process.exitcode > 0:
-                    raise RuntimeError(
-                        f"expected every trial to be evaluated, got an exception in a worker (exit code {process.exitcode}, "
-                        "its traceback is above); the finished trials are kept: mend it and run again"
+                    what = f"an exception in a worker ({_report(reports[owner], process.exitcode)})"
+                    raise WorkerError(
+                        f"expected every trial to be evaluated, got {what}; "
+                        "the finished trials are kept: mend it and run again"
                     )
+                reports.pop(owner).close()
                 missing += (
                     process.exitcode < 0
                 )  # one that ends by itself finds no trial left to ask
@@ -320,7 +339,7 @@ def run_workers(
                     fail_trials(study, owners=list(alive))
             num_killed += missing
             if num_killed > _MAX_RESTARTS:
-                raise RuntimeError(
+                raise WorkerError(
                     f"expected workers that live, got {num_killed} killed ones; the finished trials are kept: free some "
                     "memory or use fewer workers, and run again"
                 )
@@ -329,3 +348,13 @@ def run_workers(
         for process in alive.values():
             process.terminate()
             process.join()
+        for report in reports.values():
+            report.close()
+
+
+def _report(report: Connection, exit_code: int) -> str:
+    """What a worker said before it ended, if it knew."""
+    with contextlib.suppress(EOFError, OSError):
+        if report.poll():
+            return str(report.recv())
+    return f"exit code {exit_code}, its traceback is above"

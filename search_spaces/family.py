@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 Norm = Literal["layernorm", "rmsnorm"]
-Activation = Literal["gelu", "swiglu"]
+Activation = Literal["gelu", "gelu_tanh", "swiglu"]
 Positions = Literal["learned", "rotary"]
 Residual = Literal["sequential", "parallel"]
 
@@ -20,7 +20,8 @@ class Family:
         context_length: longest sequence, in tokens.
         head_dim: features of one attention head; even when positions are rotary.
         norm: ``layernorm`` (weight and bias) or ``rmsnorm`` (weight only).
-        activation: ``gelu`` (up, down) or ``swiglu`` (gate, up, down).
+        activation: ``gelu`` (up, down), ``gelu_tanh`` (the same with the tanh approximation, as GPT-2) or ``swiglu`` (gate, up,
+            down).
         positions: ``learned`` absolute embeddings or ``rotary`` (Su et al., 2104.09864).
         rotary_fraction: share of each head that rotates, in (0, 1] (GPT-NeoX uses 0.25,
             HW-GPT-Bench 0.5).

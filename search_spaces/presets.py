@@ -17,7 +17,7 @@ _NEOX = Family(
     rotary_fraction=0.5,
     residual="parallel",
 )
-_TINY = Family(vocab_size=2048, context_length=256, head_dim=32)
+_TINY = Family(vocab_size=2048, context_length=256, head_dim=64, activation="gelu_tanh")
 
 DEFAULT_SPARSITIES = tuple(
     Sparsity.parse(text)
@@ -84,8 +84,8 @@ def preset(name: str, sparsity: bool | None = None) -> SearchSpace:
             name="tiny" if sparse else "tiny-dense",
             family=_TINY,
             embed_dims=(128, 192, 256),
-            depths=(2, 3, 4, 5, 6),
-            num_heads=(2, 4, 8),
+            depths=(2, 3, 4, 5, 6, 7, 8),
+            num_heads=(1, 2, 4),
             ffn_ratios=(1, 2, 4),
             attention=optional,
             ffn=optional,

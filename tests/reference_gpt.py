@@ -198,6 +198,8 @@ def _ffn(family: Family, weights: Weights, name: str, x: Array) -> Array:
     if family.activation == "swiglu":  # Shazeer, 2002.05202, eq. 5
         gate = _linear(weights, f"{name}.gate", x)
         hidden = gate / (1.0 + np.exp(-gate)) * up
+    elif family.activation == "gelu_tanh":  # the same paper's approximation, which GPT-2 uses
+        hidden = up * 0.5 * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (up + 0.044715 * up**3)))
     else:  # Hendrycks & Gimpel, 1606.08415, with the error function itself
         hidden = up * 0.5 * (1.0 + np.vectorize(math.erf)(up / math.sqrt(2.0)))
     return _linear(weights, f"{name}.down", hidden)

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from nas.cli import main
-from nas.deploy.profile import DeviceProfile, fit_profile
+from nas.deploy.device_profile import DeviceProfile, fit_profile
 from nas.deploy.runtime import Runtime
 from nas.files import read_jsonl
 from nas.training import TrainedSupernet, train_supernet

@@ -78,6 +78,7 @@ def test_dense_only(tmp_path: Path) -> None:
         ("{", "expected a Hugging Face config.json"),
         ("[]", "expected a Hugging Face config.json"),
         ('{"model_type": "bert"}', "expected a model_type in gpt2"),
+        ('{"model_type": ["gpt2"]}', "expected a model_type in gpt2"),
         ('{"model_type": "gpt2", "n_embd": 8}', "expected the field 'n_head'"),
     ],
 )
@@ -85,6 +86,61 @@ def test_wrong_files_are_refused(tmp_path: Path, content: str, message: str) -> 
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         from_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "changed", "activation"),
+    [
+        (GPT2, {}, "gelu_tanh"),  # the default of the transformers library: gelu_new
+        (GPT2, {"activation_function": "gelu_new"}, "gelu_tanh"),
+        (GPT2, {"activation_function": "gelu_pytorch_tanh"}, "gelu_tanh"),
+        (GPT2, {"activation_function": "gelu"}, "gelu"),
+        (PYTHIA_70M, {}, "gelu"),
+        (PYTHIA_70M, {"hidden_act": "gelu_fast"}, "gelu_tanh"),
+        (LLAMA_3_8B, {}, "swiglu"),
+        (LLAMA_3_8B, {"hidden_act": "silu"}, "swiglu"),
+    ],
+)
+def test_the_activation_is_the_checkpoints(
+    tmp_path: Path, config: dict[str, Any], changed: dict[str, Any], activation: str
+) -> None:
+    assert from_checkpoint(write(tmp_path, config | changed)).family.activation == activation
+
+
+def test_biases_are_the_checkpoints(tmp_path: Path) -> None:
+    """A Llama with biases has one for every output of every linear: 4096 + 2 x 1024 + 4096 and 2 x 14336 + 4096 a layer."""
+    both = LLAMA_3_8B | {"attention_bias": True, "mlp_bias": True}
+    space = from_checkpoint(write(tmp_path, both))
+    more = 32 * (4096 + 2 * 1024 + 4096 + 2 * 14336 + 4096)
+    assert costs(space.largest, space.family).params == 8_030_261_248 + more
+
+
+@pytest.mark.parametrize(
+    ("config", "changed", "message"),
+    [
+        (GPT2, {"n_embd": "768"}, "expected n_embd to be a positive integer, got '768'"),
+        (GPT2, {"n_head": 0}, "expected n_head to be a positive integer, got 0"),
+        (GPT2, {"n_head": None}, "expected n_head to be a positive integer, got None"),
+        (GPT2, {"n_inner": "wide"}, "expected n_inner to be a positive integer, got 'wide'"),
+        (GPT2, {"n_layer": 12.0}, "expected n_layer to be a positive integer, got 12.0"),
+        (GPT2, {"n_head": 7}, "expected n_embd and n_head that divide, got 768 and 7"),
+        (GPT2, {"activation_function": "relu"}, "expected activation_function in gelu, .*'relu'"),
+        (GPT2, {"tie_word_embeddings": 1}, "expected tied_embeddings to be True or False"),
+        (PYTHIA_70M, {"hidden_act": ["gelu"]}, r"expected hidden_act in gelu, .*\['gelu'\]"),
+        (PYTHIA_70M, {"attention_bias": False}, "expected attention_bias true.*got False"),
+        (PYTHIA_70M, {"rotary_pct": "0.25"}, "expected rotary_fraction in"),
+        (LLAMA_3_8B, {"attention_bias": True}, "attention_bias and mlp_bias both true or both"),
+        (LLAMA_3_8B, {"hidden_act": "gelu"}, "expected hidden_act silu, got 'gelu'"),
+        (LLAMA_3_8B, {"num_key_value_heads": 5}, "that divide, got 32 and 5"),
+        (LLAMA_3_8B, {"num_key_value_heads": -8}, "num_key_value_heads to be a positive integer"),
+        (LLAMA_3_8B, {"head_dim": 0}, "expected head_dim to be a positive integer, got 0"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_its_field_and_file(
+    tmp_path: Path, config: dict[str, Any], changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"built from .*config.json: .*{message}"):
+        from_checkpoint(write(tmp_path, config | changed))
 
 
 def test_a_hub_name_says_how_to_get_it() -> None:

@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import made_up_supernet
 from small_study import SPACE, Formula, scores
 
 import nas.pipeline as pipeline_module
 import nas.search_study as search_module
 from nas.cli import main, parse
 from nas.constraints import check_constraints, feasible_mask, parse_constraints
+from nas.deploy.profile import DeviceProfile
+from nas.deploy.runtime import Runtime
 from nas.objectives import Evaluation, Objective
-from nas.pipeline import SearchRun
+from nas.run_settings import SearchRun
 from nas.study import StudyResult
+from search_spaces import SearchSpace
 
 DECODE = "decode_ms[batch=1,context=128]"
 
@@ -77,7 +81,9 @@ def test_a_value_on_its_bound_is_feasible() -> None:
 class _Evaluator(Formula):
     """Stands for the evaluator of a supernet."""
 
-    def known(self) -> dict[int, Any]:
+    fidelity = 8192
+
+    def known(self, space: SearchSpace) -> dict[int, Any]:
         return {}
 
 
@@ -89,14 +95,14 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Any:
     ideal, dense = dict.fromkeys(names, 0.0), scores(SPACE.largest)
     ref_point = {n: 2.0 * dense[n] for n in names}
     monkeypatch.setattr(search_module, "reference_point", lambda _: (ref_point, ideal))
-    supernet = SimpleNamespace(info={"sha256": ""}, corpus=SimpleNamespace(fingerprint=""))
+    supernet = made_up_supernet(SPACE)
 
     def call(**settings: Any) -> StudyResult:
         return search_module.search(
             SPACE,
             names,
-            supernet=supernet,  # type: ignore[arg-type]
-            device=SimpleNamespace(fingerprint=""),  # type: ignore[arg-type]
+            supernet=supernet,
+            device=DeviceProfile(Runtime(), {}, {}, []),
             sampler="random",
             n_trials=10,
             progress=False,
@@ -152,10 +158,10 @@ def test_the_command_line_hands_constraints_to_every_search(
 
 
 def test_a_folder_belongs_to_its_constraints_in_any_spelling(tmp_path: Path) -> None:
-    stored = pipeline_module._json(SearchRun(out=tmp_path, constraints=("decode_ms<=2",)))
-    assert stored == pipeline_module._json(SearchRun(constraints=(f"{DECODE} <= 2.0",)))
-    assert stored != pipeline_module._json(SearchRun(constraints=("decode_ms<=3",)))
-    assert stored != pipeline_module._json(SearchRun())
+    stored = SearchRun(out=tmp_path, constraints=("decode_ms<=2",)).to_json()
+    assert stored == SearchRun(constraints=(f"{DECODE} <= 2.0",)).to_json()
+    assert stored != SearchRun(constraints=("decode_ms<=3",)).to_json()
+    assert stored != SearchRun().to_json()
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from nas.data import (
     Corpus,
     CorpusError,
     TokenBatches,
+    cached_corpus,
     load_corpus,
     load_tokenizer,
     save_tokenizer,
@@ -275,6 +276,8 @@ def test_a_file_that_is_no_corpus(tmp_path: Path, content: bytes, message: str) 
 def test_paths_that_are_no_corpus(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="nothing is at .*missing"):
         load_corpus(tmp_path / "missing", cache_dir=tmp_path)
+    with pytest.raises(CorpusError, match="got an empty name"):
+        load_corpus("", cache_dir=tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match=r"expected a folder with text.*\.md"):
         load_corpus(tmp_path / "empty", cache_dir=tmp_path)
@@ -350,6 +353,54 @@ def test_a_damaged_cache_is_made_again(prose: Path, tmp_path: Path, name: str, d
     assert again.fingerprint == first.fingerprint
     np.testing.assert_array_equal(again.train_tokens, tokens[0])
     np.testing.assert_array_equal(again.validation_tokens, tokens[1])
+
+
+def test_an_unexpected_text_is_refused_before_anything_is_written(
+    prose: Path, tmp_path: Path
+) -> None:
+    text, cache = tmp_path / "prose.txt", tmp_path / "cache"
+    text.write_text(PROSE)
+    first = load_corpus(text, vocab_size=300, cache_dir=cache)
+    before = stamps(cache)
+    for expected in (None, first.fingerprint):
+        found = load_corpus(text, vocab_size=300, cache_dir=cache, expected=expected, replace=False)
+        assert found.fingerprint == first.fingerprint
+    with pytest.raises(CorpusError, match="fingerprint 0123, got"):
+        load_corpus(text, vocab_size=300, cache_dir=cache, expected="0123")
+    # The tokenizer that was trained on a text may also be given for it.
+    given = cache / "tokenizer.json"
+    load_corpus(text, vocab_size=300, tokenizer=given, cache_dir=cache, replace=False)
+    text.write_text(PROSE + "one more line\n")
+    with pytest.raises(CorpusError, match=f"fingerprint {first.fingerprint}, got"):
+        load_corpus(text, vocab_size=300, cache_dir=cache, expected=first.fingerprint)
+    with pytest.raises(CorpusError, match=r"\(other text\); use another output folder"):
+        load_corpus(text, vocab_size=300, cache_dir=cache, replace=False)
+    assert stamps(cache) == before
+    # In an empty folder the tokens are made and judged before they are written.
+    with pytest.raises(CorpusError, match="fingerprint"):
+        load_corpus(text, vocab_size=300, cache_dir=tmp_path / "new", expected=first.fingerprint)
+    assert not stamps(tmp_path / "new")
+    again = load_corpus(prose, vocab_size=300, cache_dir=tmp_path / "new")
+    fingerprint = again.fingerprint
+    (tmp_path / "new" / "tokens" / "train.npy").unlink()
+    found = load_corpus(prose, vocab_size=300, cache_dir=tmp_path / "new", expected=fingerprint)
+    assert found.fingerprint == fingerprint
+
+
+def test_a_cache_is_taken_without_its_text(tmp_path: Path) -> None:
+    text, cache = tmp_path / "prose.txt", tmp_path / "cache"
+    text.write_text(PROSE)
+    first = load_corpus(text, vocab_size=300, cache_dir=cache)
+    text.unlink()
+    found = cached_corpus(text, cache, first.fingerprint)
+    assert found is not None
+    assert (found.name, found.fingerprint) == (str(text), first.fingerprint)
+    np.testing.assert_array_equal(found.train_tokens, first.train_tokens)
+    assert cached_corpus(text, cache, "0123") is None
+    assert cached_corpus(text, tmp_path / "none", first.fingerprint) is None
+    assert not (tmp_path / "none").exists()
+    (cache / "tokens" / "train.npy").write_bytes(b"damaged")
+    assert cached_corpus(text, cache, first.fingerprint) is None
 
 
 LOADER = """

@@ -22,6 +22,8 @@ import nas.deploy.profile as profile_module
 import nas.deploy.verify as verify_module
 from nas.commands import _front
 from nas.deploy.baseline import DensePaths, measure_dense_paths
+from nas.deploy.check import Check
+from nas.deploy.device_profile import fit_profile
 from nas.deploy.materialize import Winners, materialize, select
 from nas.deploy.measure import (
     Timing,
@@ -29,12 +31,13 @@ from nas.deploy.measure import (
     measure_peak_memory,
     step_function,
     time_calls,
+    time_step,
 )
-from nas.deploy.profile import fit_profile, profile, profile_architectures
+from nas.deploy.profile import profile, profile_architectures
 from nas.deploy.report import validate
 from nas.deploy.runtime import Runtime, check_device, device_name, provenance
-from nas.deploy.verify import Check, verify
-from nas.files import read_jsonl
+from nas.deploy.verify import verify
+from nas.files import FolderLock, FolderLockedError, read_jsonl
 from nas.model import GPT, Supernet, extract, load_gpt
 from nas.objectives import Evaluation, Objective
 from nas.pareto import ParetoFront
@@ -189,6 +192,27 @@ def test_workloads_longer_than_the_context_are_refused(
         ValueError, match=r"expected a workload of at most 32 tokens, got .* 33; use"
     ):
         step_function(model, workload)
+
+
+@pytest.mark.parametrize("batch", [10**18, 10**17], ids=["bytes", "overflow"])
+def test_a_workload_that_cannot_be_allocated_is_refused(supernet: Supernet, batch: int) -> None:
+    model = extract(supernet, SPACE.largest)
+    for phase in ("decode", "prefill"):
+        with pytest.raises(ValueError, match=r"fits into memory, got .*; use a smaller batch"):
+            step_function(model, Workload(phase, batch, 16))  # type: ignore[arg-type]
+
+
+def test_only_errors_of_memory_are_called_so() -> None:
+    def fail(error: Exception) -> Callable[[], Any]:
+        def step() -> Any:
+            raise error
+
+        return step
+
+    with pytest.raises(ValueError, match="fits into memory, got one that does not: CUDA out of"):
+        time_step(fail(torch.OutOfMemoryError("CUDA out of memory. Tried")), Runtime())
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        time_step(fail(RuntimeError("shapes cannot be multiplied")), Runtime())
 
 
 # --- memory
@@ -426,7 +450,28 @@ def test_damaged_records_are_named(
         ({"rounds": 0}, "expected rounds of 1 or more, got 0"),
         ({"workloads": []}, "expected one workload or more, got none"),
         ({"workloads": [Workload("decode", 1, 32)]}, "expected a workload of at most 32 tokens"),
+        ({"workloads": [Workload("decode", 10**9, 16)]}, "fits into the .* bytes of free memory"),
+        ({"workloads": ["decode_ms"]}, "expected a workload of at most 32 tokens"),
+        ({"workloads": ["perplexity"]}, "expected workloads such as .*, got 'perplexity'"),
+        ({"workloads": ["flops[context=16]"]}, "expected workloads such as"),
+        ({"workloads": [16]}, "expected workloads such as .*, got 16"),
+        ({"workloads": SHORT}, "expected a list of workloads"),
+        ({"workloads": "decode_ms[context=16]"}, "expected a list of workloads"),
         ({"device": "tpu"}, "expected device"),
+        ({"space": "cpu"}, "expected a search space, got 'cpu'; name the device as"),
+        (
+            {
+                "space": replace(
+                    SPACE,
+                    depths=(1,),
+                    embed_dims=(16,),
+                    num_heads=(1,),
+                    ffn=(True,),
+                    ffn_ratios=(1.0,),
+                )
+            },
+            "expected a space of 16 architectures or more, got 4",
+        ),
     ],
 )
 def test_a_profile_refuses_wrong_values_before_it_measures(
@@ -439,6 +484,35 @@ def test_a_profile_refuses_wrong_values_before_it_measures(
     with pytest.raises(ValueError, match=message):
         _profile(trained, None, **options)
     assert device.calls == 0
+
+
+def test_what_is_no_supernet_is_not_profiled() -> None:
+    anything: Any = SPACE
+    with pytest.raises(ValueError, match="expected a trained supernet, got SearchSpace"):
+        profile(anything)
+
+
+def test_workloads_may_be_texts_and_have_a_default_that_fits(
+    trained: TrainedSupernet, fake: Callable[..., FakeDevice]
+) -> None:
+    fake()
+    texts = ["decode_ms[batch=2,context=16]", "prefill_ms[context=8]"]
+    found = _profile(trained, None, workloads=texts, rounds=1)
+    assert list(found.surrogates) == [Workload("decode", 2, 16), Workload("prefill", 1, 8)]
+    found = _profile(trained, None, workloads=None, rounds=1)
+    assert list(found.surrogates) == [Workload("decode", 1, 31)]
+    assert found.device_name == device_name("cpu")
+
+
+def test_two_profiles_in_one_folder_are_refused(
+    trained: TrainedSupernet, tmp_path: Path, fake: Callable[..., FakeDevice]
+) -> None:
+    device = fake()
+    with FolderLock(tmp_path), pytest.raises(FolderLockedError, match="choose another folder"):
+        _profile(trained, tmp_path)
+    assert device.calls == 0
+    assert not (tmp_path / "profile.jsonl").exists()
+    _profile(trained, tmp_path, rounds=1)
 
 
 def test_an_unprofiled_workload_is_refused(
@@ -710,8 +784,8 @@ def test_a_saved_report_is_a_page_and_its_numbers(
     page = report.save(tmp_path / "page" / "mine.html")
     assert page == tmp_path / "page" / "mine.html"
     assert page.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html>")
-    assert json.loads((page.parent / "results.json").read_text()) == report.results
-    assert (page.parent / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((page.parent / "mine.results.json").read_text()) == report.results
+    assert (page.parent / "mine.front.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_runs_records_give_the_runs_claims(run: Path) -> None:

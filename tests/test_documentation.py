@@ -18,7 +18,7 @@ import pytest
 from small_run import finished_run
 
 from nas.cli import parse
-from nas.pipeline import SearchRun
+from nas.run_settings import SearchRun
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from nas.files import (
     FolderLockedError,
     append_jsonl,
     read_jsonl,
+    run_lock,
     sha256_file,
     write_bytes_atomic,
     write_json_atomic,
@@ -229,6 +231,56 @@ def test_a_second_lock_in_the_same_process_is_refused_until_the_first_is_release
     first.release()
     first.release()
     FolderLock(tmp_path / "run").acquire().release()
+
+
+def test_a_run_holds_its_folder_again_inside_and_no_other_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    def other() -> None:
+        with pytest.raises(FolderLockedError), run_lock(tmp_path):
+            pass
+        refused.append(True)
+
+    def in_another_thread() -> None:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    with run_lock(tmp_path):
+        with run_lock(tmp_path / "." / ""), run_lock(tmp_path / "inner"):
+            in_another_thread()
+        in_another_thread()  # the inner block has not freed it
+        with pytest.raises(FolderLockedError):
+            FolderLock(tmp_path).acquire()
+        assert len(refused) == 2
+    with pytest.raises(KeyError), run_lock(tmp_path):
+        raise KeyError
+    with FolderLock(tmp_path):  # free after each
+        with pytest.raises(FolderLockedError), run_lock(tmp_path):
+            pass
+        with run_lock(None):
+            pass
+        monkeypatch.setenv("RANK", "1")  # of torchrun: the first process holds it for all
+        with run_lock(tmp_path), run_lock(tmp_path / "new"):
+            pass
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_does_not_hold_what_its_parent_holds(tmp_path: Path) -> None:
+    with run_lock(tmp_path):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                with run_lock(tmp_path):
+                    os._exit(1)
+            except FolderLockedError:
+                os._exit(0)
+            finally:
+                os._exit(2)
+        assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_folder_that_is_a_file_cannot_be_locked(tmp_path: Path) -> None:

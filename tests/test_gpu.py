@@ -67,7 +67,8 @@ def test_measurement_is_positive_and_counts_the_weights() -> None:
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
-    from nas.pipeline import SearchRun, run
+    from nas.pipeline import run
+    from nas.run_settings import SearchRun
 
     config = SearchRun(
         device="cuda",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import optuna
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_study import FEW, study, told
 
+from nas.files import FileWriteError
 from nas.journal import StudyStorageError, open_storage, repair_journal
 
 
@@ -53,6 +56,22 @@ def test_zeros_after_a_power_cut_are_cut(whole: bytes, tmp_path: Path) -> None:
     path.write_bytes(whole + b'{"op_co' + bytes(100))
     assert repair_journal(path) == 107
     assert path.read_bytes() == whole
+
+
+def test_a_disk_that_fills_up_is_named_with_its_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, expected = tmp_path / "study.journal", told(study(n_trials=4))
+    study(n_trials=2, storage=path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(FileWriteError, match=rf"append \d+ bytes to {path}, got: No space"):
+            study(n_trials=4, storage=path)
+    assert told(study(n_trials=4, storage=path)) == expected
 
 
 def test_a_missing_journal_is_nothing_to_repair(tmp_path: Path) -> None:
@@ -133,6 +152,18 @@ def test_sqlite_keeps_and_resumes_a_study(tmp_path: Path) -> None:
     assert [t.state.name for t in left.get_trials()] == ["COMPLETE"] * 4 + ["FAIL"] + [
         "COMPLETE"
     ] * 5
+
+
+def test_another_study_in_a_database_says_what_would_help(tmp_path: Path) -> None:
+    """The output folder does not choose the study of a database."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    study(n_trials=1, storage=url)
+    with pytest.raises(StudyStorageError, match="differs in seed.*use another database, or"):
+        study(n_trials=1, storage=url, seed=9)
+    path = tmp_path / "study.journal"
+    study(n_trials=1, storage=path)
+    with pytest.raises(StudyStorageError, match="differs in seed.*or output folder"):
+        study(n_trials=1, storage=path, seed=9)
 
 
 def test_a_url_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:

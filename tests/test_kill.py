@@ -9,8 +9,9 @@ import pytest
 
 from experiments.kill.moments import Moment, draw_moments, finished_trials, lines
 from experiments.kill.victim import Victim, differences, uninterrupted, write_text
+from nas.deploy.profile import ROUNDS
 
-TOTALS = {"train": 2, "profile": 16 * 4, "search": 14, "verify": 2 * 5}
+TOTALS = {"train": 2, "profile": 16 * ROUNDS, "search": 14, "verify": 2 * 5}
 
 
 def test_moments_are_spread_over_the_stages_in_order() -> None:
@@ -58,7 +59,7 @@ def test_a_killed_run_loses_nothing_and_ends_like_any_other(tmp_path: Path) -> N
     results = victim.finish()
     assert victim.losses == []
     assert victim.repeated() == []
-    assert len(lines(victim.folder / "profile.jsonl")) == 16 * 4
+    assert len(lines(victim.folder / "profile.jsonl")) == 16 * (ROUNDS + 1)
     assert len(finished_trials(victim.folder / "search.journal")) == 14
     assert [t["number"] for t in results["trials"]] == list(range(14))
     expected = uninterrupted(victim, tmp_path / "uninterrupted")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.objectives import Evaluation, Objective, metrics
+from nas.objectives import Evaluation, Objective, check_measurable, metrics
+from nas.run_settings import SearchRun
 from search_spaces import Architecture, LayerConfig, Workload
 from surrogates import Prediction
 
@@ -54,12 +55,29 @@ def test_spelling_and_json_round_trip(metric: str, batch: int, context: int) -> 
     assert Objective.from_json(stored) == objective
 
 
+@pytest.mark.parametrize("wrong", ["latency", "energy", "energy_joule", "e_j", "nrg_j", "watts"])
+def test_what_cannot_be_measured_is_not_proposed(wrong: str) -> None:
+    with pytest.raises(ValueError, match="expected a metric in perplexity") as refused:
+        Objective.parse(wrong)
+    assert "energy_j" not in str(refused.value).replace(repr(wrong), "")
+    with pytest.raises(ValueError, match=r"got energy_j: .*; use decode_ms"):
+        check_measurable(Objective.parse("energy_j"))
+    check_measurable(Objective.parse("decode_ms"))
+    with pytest.raises(ValueError, match=r"got energy_j: .*; use decode_ms"):
+        SearchRun(objectives=("perplexity", "energy_j")).check()  # before anything is trained
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("perplexty", "did you mean perplexity"),
         ("decode_s", "did you mean decode_ms"),
         ("weight_byte", "did you mean weight_bytes"),
+        ("latency", r"did you mean decode_ms\?$"),
+        ("Latency_ms[batch=1]", r"did you mean decode_ms\?$"),
+        ("latncy", "did you mean decode_ms"),
+        ("ppl", r"did you mean perplexity\?$"),
+        ("memory", r"did you mean peak_memory_bytes\?$"),
         ("", "expected an objective such as"),
         ("decode_ms[batch=1", "expected an objective such as"),
         ("perplexity[batch=1]", "without brackets"),

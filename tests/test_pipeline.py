@@ -24,6 +24,7 @@ import nas.deploy.profile as profile_module
 import nas.deploy.verify as verify_module
 import nas.evaluation as evaluation_module
 from nas.cli import main
+from nas.deploy.profile import ROUNDS
 from nas.deploy.report import validate
 from nas.files import read_jsonl
 from nas.model import load_gpt
@@ -101,7 +102,7 @@ def test_results_say_where_they_come_from(results: dict[str, Any], run: Path) ->
     assert set(found["wall_s"]) == {"supernet", "profile", "search", "random search", "verify"}
     quality = results["surrogate"][DECODE]
     assert quality["num_architectures"] == OPTIONS["profile-architectures"]
-    assert quality["num_records"] == len(read_jsonl(run / "profile.jsonl")) == 16 * 4
+    assert quality["num_records"] == len(read_jsonl(run / "profile.jsonl")) == 16 * (ROUNDS + 1)
     assert {"kendall_tau", "mape", "coverage", "interval_level"} <= set(quality)
 
 
@@ -277,7 +278,7 @@ def test_four_objectives_with_prefill_and_memory(
     results = load_results(out)
     assert [o["name"] for o in results["objectives"]] == names
     assert (out / "profile.jsonl").read_bytes().startswith(records)  # decode was measured before
-    assert len(read_jsonl(out / "profile.jsonl")) == 2 * 16 * 4
+    assert len(read_jsonl(out / "profile.jsonl")) == 2 * 16 * (ROUNDS + 1)
     assert set(results["surrogate"]) == {DECODE, prefill}
     assert "random_search" not in results
     assert len(results["trials"]) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,10 +19,12 @@ import pytest
 from filelock import FileLock
 from small_spaces import small_space
 
+from nas.files import FileWriteError
 from nas.journal import StudyStorageError, open_storage, repair_journal
 from nas.objectives import Evaluation, Objective
 from nas.searchers import samplers
 from nas.study import StudyResult, run_study
+from nas.study_loop import WorkerError
 from search_spaces import Architecture, SearchSpace, costs
 
 SPACE = small_space(attention_sparsities=("dense", "2:4"), ffn_sparsities=("dense", "1:4"))
@@ -222,8 +225,23 @@ def raises(architecture: Architecture) -> Evaluation:
 
 @pytest.mark.slow
 def test_an_exception_in_a_worker_stops_the_study(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="exception in a worker.*run again"):
+    with pytest.raises(WorkerError, match="exception in a worker.*traceback is above.*run again"):
         study(storage=tmp_path / "study.journal", workers=2, evaluate=raises)
+
+
+def finds_the_disk_full(architecture: Architecture) -> Evaluation:
+    raise FileWriteError(errno.ENOSPC, "expected to append 9 bytes, got: No space left on device")
+
+
+@pytest.mark.slow
+def test_what_stopped_a_worker_is_said_by_the_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A ValueError, which the command line shows as one line: the workers' own tracebacks would drown it."""
+    assert issubclass(WorkerError, ValueError)
+    with pytest.raises(WorkerError, match=r"append 9 bytes, got: No space left.*run again"):
+        study(storage=tmp_path / "study.journal", workers=2, evaluate=finds_the_disk_full)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_several_workers_need_a_storage() -> None:

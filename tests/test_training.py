@@ -27,7 +27,7 @@ from nas.training import TrainingDiverged, TrainingRecipe, train, trainer
 from nas.training.loss import distillation_loss, next_token_loss
 from nas.training.precision import faster_dtype
 from nas.training.sandwich import draw_subnet, sandwich
-from search_spaces import preset
+from search_spaces import Architecture, SearchSpace, costs, preset
 from tests.small_models import random_supernet
 from tests.small_spaces import small_space, uniform
 
@@ -224,6 +224,44 @@ def test_the_sandwich_is_a_function_of_seed_and_step() -> None:
     assert len(randoms) > 100  # seeds and steps differ
     assert sandwich(SPACE, 1, 0, 3)[2] == forward[0, 3][2]
     assert sandwich(SPACE, 0, 0, 3) == [SPACE.largest, SPACE.smallest]
+
+
+def test_size_bias_draws_larger_subnets() -> None:
+    space = preset("tiny")
+
+    def mean_params(bias: float) -> float:
+        rng = np.random.default_rng(0)
+        drawn = [draw_subnet(space, rng, size_bias=bias) for _ in range(100)]
+        return float(np.mean([costs(a, space.family).params for a in drawn]))
+
+    assert mean_params(0.0) < mean_params(0.5) < mean_params(1.0)
+
+
+def _reduced_kinds(space: SearchSpace, architecture: Architecture) -> set[str]:
+    largest = space.largest.layers[0]
+    changed = {"embed_dim"} if architecture.embed_dim != space.embed_dims[-1] else set()
+    changed |= {"depth"} if architecture.depth != space.depths[-1] else set()
+    for layer in architecture.layers:
+        if not (layer.attention and layer.ffn):
+            changed.add("parts")
+        if layer.attention and layer.num_heads != largest.num_heads:
+            changed.add("heads")
+        if layer.ffn and layer.ffn_ratio != largest.ffn_ratio:
+            changed.add("ratio")
+        if not (layer.attention_sparsity.is_dense and layer.ffn_sparsity.is_dense):
+            changed.add("sparsity")
+    return changed
+
+
+def test_whole_share_leaves_kinds_of_choice_whole() -> None:
+    space, rng = preset("tiny"), np.random.default_rng(0)
+    assert all(draw_subnet(space, rng, whole_share=1.0) == space.largest for _ in range(5))
+    drawn = [draw_subnet(space, rng, whole_share=0.7) for _ in range(400)]
+    seen = Counter(frozenset(_reduced_kinds(space, a)) for a in drawn)
+    for kind in ("embed_dim", "depth", "parts", "heads", "ratio", "sparsity"):
+        assert seen[frozenset({kind})] > 5  # 0.3 * 0.7^5 of 400 is 20
+    without = [draw_subnet(space, rng) for _ in range(400)]
+    assert all(len(_reduced_kinds(space, a)) > 1 for a in without)
 
 
 def test_drawn_subnets_reach_from_whole_and_dense_to_sparse_and_few() -> None:

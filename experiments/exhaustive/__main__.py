@@ -16,9 +16,9 @@ from rich.table import Table
 
 from experiments.exhaustive.race import box, race
 from experiments.exhaustive.table import evaluate_table
-from experiments.results import result_folder, write_result
+from experiments.results import command_line, result_folder, write_result
 from nas.deploy.profile import profile
-from nas.deploy.runtime import available_threads
+from nas.deploy.runtime import Runtime, available_threads
 from nas.files import write_bytes_atomic, write_text_atomic
 from nas.pareto import non_dominated_mask
 from nas.searchers import samplers
@@ -61,7 +61,7 @@ def main(recipe: Recipe) -> None:
         budget,
         architectures,
         values,
-        recipe.out / f"race-{supernet.info['sha256'][:12]}.jsonl",
+        recipe.out / "race.jsonl",
         recipe.processes or available_threads(),
     )
     rows = [_row(name, [r for r in runs if r["sampler"] == name]) for name in recipe.samplers]
@@ -70,17 +70,21 @@ def main(recipe: Recipe) -> None:
     folder = result_folder("exhaustive")
     write_result(
         folder,
-        command=f"python -m experiments.exhaustive --fraction {recipe.fraction} --seeds {recipe.seeds}",
+        command=command_line("experiments.exhaustive", recipe),
         seeds=list(range(recipe.seeds)),
         values={
             "architectures": len(values),
             "front": int(non_dominated_mask(values).sum()),
             "budget": budget,
+            "processes": recipe.processes or available_threads(),
             "ideal": ideal.tolist(),
             "ref_point": ref.tolist(),
             "supernet": supernet.info["sha256"],
+            "profile": device.fingerprint,
+            "profile_runtime": device.runtime.to_json(),
             "samplers": rows,
         },
+        runtime=Runtime("cpu", "float32", 1),  # a study has one thread, whatever the profile chose
     )
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import time
 from collections.abc import Sequence
@@ -17,19 +18,26 @@ from nas.files import append_jsonl, read_jsonl
 from nas.objectives import Objective
 from nas.pareto import normalized_hypervolume
 from nas.study import run_study
-from search_spaces import Architecture, costs
+from search_spaces import Architecture
 
 Task = tuple[str, int, int, list[Architecture], npt.NDArray[np.float64]]
 
 
 class _KnownBytes:
-    """Stored bytes in closed form: the one objective the model-based samplers need not learn here."""
+    """Stored bytes, the one objective the model-based samplers need not learn here.
+
+    Args:
+        lookup: the table: its bytes are those of the dtype that the profile chose.
+    """
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
 
     def __call__(
         self, params: Sequence[Any]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         space = small_space()
-        mean = [costs(space.from_params(p), space.family).weight_bytes for p in params]
+        mean = [self._lookup.row(space.from_params(p))[2] for p in params]
         return np.array(mean, dtype=np.float64), np.zeros(len(mean))
 
 
@@ -47,16 +55,17 @@ def run_one(task: Task) -> dict[str, Any]:
     sampler, seed, budget, architectures, values = task
     ideal, ref = box(values)
     names = list(OBJECTIVES)
+    lookup = Lookup(architectures, values)
     start = time.perf_counter()
     result = run_study(
         f"{sampler}-{seed}",
         small_space(),
-        Lookup(architectures, values),
+        lookup,
         [Objective.parse(o) for o in names],
         sampler=sampler,
         n_trials=budget,
         seed=seed,
-        known={2: _KnownBytes()} if sampler.startswith("qlog") else None,
+        known={2: _KnownBytes(lookup)} if sampler.startswith("qlog") else None,
         ref_point=dict(zip(names, ref.tolist(), strict=True)),
         ideal=dict(zip(names, ideal.tolist(), strict=True)),
         progress=False,
@@ -82,8 +91,11 @@ def race(
     path: Path,
     processes: int,
 ) -> list[dict[str, Any]]:
-    """Every sampler with every seed; finished studies are kept in ``path``."""
-    runs = read_jsonl(path) if path.exists() else []
+    """Every sampler with every seed; finished studies are kept in ``path``, each with the table that it read."""
+    table = hashlib.sha256("".join(a.key for a in architectures).encode())
+    table.update(np.ascontiguousarray(values).tobytes())
+    identity = table.hexdigest()[:16]
+    runs = [r for r in read_jsonl(path) if r.get("table") == identity]
     done = {(r["sampler"], r["seed"], r["budget"]) for r in runs}
     tasks = [
         (sampler, seed, budget, architectures, values)
@@ -91,12 +103,13 @@ def race(
         for sampler in samplers
         if (sampler, seed, budget) not in done
     ]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for run in tqdm(
-            pool.imap_unordered(run_one, tasks), total=len(tasks), desc="race", unit="study"
-        ):
-            append_jsonl(path, run)
-            runs.append(run)
+    if tasks:
+        with multiprocessing.get_context("spawn").Pool(min(processes, len(tasks))) as pool:
+            found = pool.imap_unordered(run_one, tasks)
+            for run in tqdm(found, total=len(tasks), desc="race", unit="study"):
+                run["table"] = identity
+                append_jsonl(path, run)
+                runs.append(run)
     return [
         r for r in runs if r["sampler"] in samplers and r["seed"] in seeds and r["budget"] == budget
     ]

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from nas.deploy.profile import DeviceProfile
+from experiments.results import digest
+from nas.deploy.device_profile import DeviceProfile
 from nas.evaluation import Evaluator
 from nas.files import atomic_writer
 from nas.objectives import Evaluation, Objective
@@ -28,7 +29,7 @@ def small_space() -> SearchSpace:
         family=tiny.family,
         embed_dims=(256,),
         depths=(3,),
-        num_heads=(8,),
+        num_heads=(4,),
         ffn_ratios=(4,),
         attention=(False, True),
         ffn=(False, True),
@@ -44,12 +45,23 @@ def evaluate_table(
 ) -> tuple[list[Architecture], npt.NDArray[np.float64]]:
     """Objectives of every architecture of :func:`small_space`, in its order; a killed run goes on from ``path``.
 
+    A table made with another supernet, text, number of tokens or profile is made again.
+
     Returns:
         n architectures and their values ``[n, 3]``.
     """
     architectures = list(small_space())
     values = np.full((len(architectures), len(OBJECTIVES)), np.nan)
-    identity = f"{supernet.info['sha256']} {supernet.corpus.fingerprint} {num_tokens}"
+    identity = digest(
+        {
+            "space": small_space().fingerprint,
+            "supernet": supernet.info["sha256"],
+            "corpus": supernet.corpus.fingerprint,
+            "num_tokens": num_tokens,
+            "profile": device.fingerprint,
+            "objectives": OBJECTIVES,
+        }
+    )
     if path.exists():
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["identity"]) == identity and stored["values"].shape == values.shape:
@@ -86,10 +98,15 @@ class Lookup:
     def __init__(
         self, architectures: Sequence[Architecture], values: npt.NDArray[np.float64]
     ) -> None:
-        self._row = {a: i for i, a in enumerate(architectures)}
+        self._rows = {a: i for i, a in enumerate(architectures)}
         self._values = values
 
     def __call__(self, architecture: Architecture) -> Evaluation:
         """The stored objectives of an architecture."""
-        row = self._values[self._row[architecture]]
+        row = self.row(architecture)
         return Evaluation(architecture, dict(zip(OBJECTIVES, row.tolist(), strict=True)))
+
+    def row(self, architecture: Architecture) -> npt.NDArray[np.float64]:
+        """The same as numbers in the order of ``OBJECTIVES``; a sampler asks for thousands."""
+        found: npt.NDArray[np.float64] = self._values[self._rows[architecture]]
+        return found

@@ -17,8 +17,8 @@ from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.results import result_folder, write_result
-from nas.deploy.runtime import DTYPES, Runtime, available_threads, check_device
+from experiments.results import command_line, result_folder, write_result
+from nas.deploy.runtime import DTYPES, Runtime, check_device
 from nas.files import write_text_atomic
 from nas.kernels import PackedWeight, pack, sparse_linear
 
@@ -61,7 +61,7 @@ def main(bench: Bench) -> None:
     check_device(bench.device)
     dtypes = ("float32",) if bench.device == "cpu" else ("float16", "bfloat16")
     runtime = Runtime(
-        bench.device, "float32" if bench.device == "cpu" else "float16", available_threads()
+        bench.device, "float32" if bench.device == "cpu" else "float16", torch.get_num_threads()
     )
     cases = [
         (d, s, p, n)
@@ -109,7 +109,7 @@ def main(bench: Bench) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text_atomic(folder / "kernels.csv", text.getvalue())
-    command = f"python -m experiments.kernels --device {bench.device}"
+    command = command_line("experiments.kernels", bench)
     best = max(rows, key=lambda r: float(str(r["speedup"])))
     write_result(
         folder,

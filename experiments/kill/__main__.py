@@ -13,7 +13,8 @@ from rich.console import Console
 
 from experiments.kill.moments import draw_moments
 from experiments.kill.victim import Victim, differences, uninterrupted, write_text
-from experiments.results import result_folder, write_result
+from experiments.results import command_line, result_folder, write_result
+from nas.deploy.profile import ROUNDS
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def main(recipe: Recipe) -> int:
     options += ["--trials", str(recipe.trials), "--profile-architectures", "20"]
     options += ["--perplexity-tokens", "1024", "--random-seeds", "1", "--max-winners", "4"]
     options += ["--no-compile"]
-    totals = {"train": recipe.train_steps, "profile": 20 * 4, "search": recipe.trials}
+    totals = {"train": recipe.train_steps, "profile": 20 * ROUNDS, "search": recipe.trials}
     totals |= {"random search": recipe.trials, "verify": 4 * 5}
     victim = Victim(recipe.out / "killed", options)
     console = Console()
@@ -61,11 +62,11 @@ def main(recipe: Recipe) -> int:
         "lost": victim.losses,
         "done_twice": victim.repeated(),
         "differs_from_uninterrupted": differing,
-        "records": 20 * 4,
+        "records": 20 * (ROUNDS + 1),
         "trials": len(results["trials"]),
         "hypervolume": [results["hypervolume"], expected["hypervolume"]],
     }
-    command = f"python -m experiments.kill --kills {recipe.kills} --seed {recipe.seed}"
+    command = command_line("experiments.kill", recipe)
     path = write_result(result_folder("kill"), command=command, seeds=[recipe.seed], values=values)
     console.print(values)
     console.print(f"Result in {path}")

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from experiments.results import result_folder, write_result
+from experiments.results import command_line, digest, result_folder, write_result
+from nas.deploy.device_profile import DeviceProfile
 from nas.deploy.profile import profile
 from nas.files import append_jsonl, read_jsonl, write_bytes_atomic
-from nas.search_study import search
-from nas.training import train_supernet
+from nas.search_study import DEFAULT_OBJECTIVES, search
+from nas.training import TrainedSupernet, train_supernet
 from search_spaces import preset
 
 
@@ -46,9 +48,10 @@ def main(recipe: Recipe) -> None:
     space = preset("tiny")
     supernet = train_supernet(space, out=recipe.out)
     device = profile(supernet, out=recipe.out)
-    path = recipe.out / f"studies-{supernet.info['sha256'][:12]}.jsonl"
-    runs = read_jsonl(path) if path.exists() else []
-    done = {(r["sampler"], r["seed"]) for r in runs if len(r["trace"]) == recipe.trials}
+    path = recipe.out / "studies.jsonl"
+    setting = digest(study_setting(supernet, device, recipe))
+    runs = [r for r in read_jsonl(path) if r.get("setting") == setting]
+    done = {(r["sampler"], r["seed"]) for r in runs}
     for seed in range(recipe.seeds):
         for sampler in recipe.samplers:
             if (sampler, seed) in done:
@@ -68,20 +71,26 @@ def main(recipe: Recipe) -> None:
             run = {
                 "sampler": sampler,
                 "seed": seed,
+                "setting": setting,
                 "trace": study.hypervolume_trace,
                 "s_per_trial": seconds,
             }
             append_jsonl(path, run)
             runs.append(run)
-    chosen = [r for r in runs if r["seed"] < recipe.seeds and len(r["trace"]) == recipe.trials]
+    chosen = [r for r in runs if r["seed"] < recipe.seeds]
     rows = [_row(name, [r for r in chosen if r["sampler"] == name]) for name in recipe.samplers]
     folder = result_folder("search_seeds")
     write_result(
         folder,
-        command=f"python -m experiments.search_seeds --seeds {recipe.seeds} --trials {recipe.trials}",
+        command=command_line("experiments.search_seeds", recipe),
         seeds=list(range(recipe.seeds)),
-        values={"trials": recipe.trials, "samplers": rows, "supernet": supernet.info["sha256"]},
-        runtime=device.runtime,
+        values={
+            "trials": recipe.trials,
+            "samplers": rows,
+            "supernet": supernet.info["sha256"],
+            "profile": device.fingerprint,
+            "profile_runtime": device.runtime.to_json(),
+        },
     )
     _plot(chosen, recipe, folder / "hypervolume.png")
     table = Table(
@@ -97,6 +106,22 @@ def main(recipe: Recipe) -> None:
     console = Console()
     console.print(table)
     console.print(f"Results in {folder}")
+
+
+def study_setting(
+    supernet: TrainedSupernet, device: DeviceProfile, recipe: Recipe
+) -> dict[str, Any]:
+    """What decides a study of this experiment beside its sampler and seed, and how long it takes."""
+    return {
+        "space": supernet.space.fingerprint,
+        "supernet": supernet.info["sha256"],
+        "corpus": supernet.corpus.fingerprint,
+        "profile": device.fingerprint,
+        "objectives": DEFAULT_OBJECTIVES,
+        "tokens": recipe.tokens,
+        "trials": recipe.trials,
+        "threads": torch.get_num_threads(),  # seconds per trial are part of the result
+    }
 
 
 def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -65,8 +65,7 @@ def main() -> None:
     }
     folder = result_folder("supernet_quality")
     command = "python -m experiments.supernet_quality.overhead"
-    path = write_result(folder, command=command, seeds=[0], values=values)
-    path.replace(path.with_name("overhead.json"))
+    write_result(folder, command=command, seeds=[0], values=values, name="overhead.json")
     print(
         f"forward in the supernet over extracted: median {values['median']:.3f}, largest {values['largest']:.3f}"
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from experiments.results import digest
 from nas.data import Corpus, validation_batch
 from nas.files import append_jsonl, read_jsonl
 from nas.model import Supernet, supernet_perplexities
@@ -31,40 +35,71 @@ def rank(
 
     Every step of the supernet visits the largest, the smallest and random subnets; a step of a lone
     architecture visits only it. Both read ``recipe.tokens`` tokens. Finished trainings are kept in
-    ``out/trained.jsonl``.
+    ``out/trained.jsonl``, each with its setting: those of another recipe, text, space or number of
+    held-out tokens are left out.
 
     Returns:
-        Kendall tau, its value among architectures of equal width, and the pairs.
+        Kendall tau, its value among pairs of equal width (None if there is no such pair), and the pairs.
     """
-    path = out / "trained.jsonl"
-    done = {r["name"]: r for r in read_jsonl(path)} if path.exists() else {}
     context = space.family.context_length
     tokens = validation_batch(corpus.validation_tokens, context, num_tokens)
+    setting = digest(
+        {
+            "recipe": recipe.to_json(),
+            "corpus": corpus.fingerprint,
+            "space": space.fingerprint,
+            "num_tokens": tokens.shape[0] * context,
+        }
+    )
+    log = _Log(out / "trained.jsonl", setting)
     rng = np.random.default_rng((recipe.seed, 24))
     architectures = [draw_subnet(space, rng) for _ in range(num_architectures)]
-    if "supernet" not in done:
+    missing = [a for a in architectures if ("inherited", a.key) not in log]
+    if missing:  # a supernet that is trained already comes from its last checkpoint
         supernet = Supernet(space, recipe.seed)
-        train(supernet, corpus.train_tokens, recipe, checkpoint=out / "supernet-training.json")
-        inherited = supernet_perplexities(supernet, architectures, tokens)
-        done["supernet"] = _keep(path, {"name": "supernet", "perplexities": inherited})
+        checkpoint = out / f"supernet-{setting}.json"
+        train(supernet, corpus.train_tokens, recipe, checkpoint=checkpoint)
+        found = supernet_perplexities(supernet, missing, tokens)
+        for architecture, perplexity in zip(missing, found, strict=True):
+            log.keep("inherited", architecture.key, perplexity)
     for number, architecture in enumerate(architectures):
-        if architecture.key in done:
+        if ("alone", architecture.key) in log:
             continue
         print(f"alone {number + 1}/{num_architectures}: {architecture}", flush=True)
         alone = Supernet(only(space, architecture), recipe.seed)
         train(alone, corpus.train_tokens, recipe, subnets=partial(_always, architecture))
         perplexity = supernet_perplexities(alone, [architecture], tokens)[0]
-        done[architecture.key] = _keep(path, {"name": architecture.key, "perplexity": perplexity})
-    shared = np.array(done["supernet"]["perplexities"])
-    trained = np.array([done[a.key]["perplexity"] for a in architectures])
+        log.keep("alone", architecture.key, perplexity)
+    inherited = np.array([log["inherited", a.key] for a in architectures])
+    trained = np.array([log["alone", a.key] for a in architectures])
     return {
-        "kendall_tau": kendall_tau(shared, trained),
+        "kendall_tau": kendall_tau(inherited, trained),
+        "kendall_tau_equal_width": tau_within(
+            [a.embed_dim for a in architectures], inherited, trained
+        ),
         "tokens": recipe.tokens,
+        "validation_tokens": tokens.shape[0] * context,
         "pairs": [
             {"architecture": str(a), "inherited": float(i), "alone": float(t)}
-            for a, i, t in zip(architectures, shared, trained, strict=True)
+            for a, i, t in zip(architectures, inherited, trained, strict=True)
         ],
     }
+
+
+def tau_within(
+    groups: Sequence[int], a_n: npt.NDArray[np.float64], b_n: npt.NDArray[np.float64]
+) -> float | None:
+    """Kendall's tau over the pairs of one group only: agreeing less disagreeing ones, over both; None without any.
+
+    A supernet that only tells wide from narrow ranks well over all pairs, and badly here.
+    """
+    signs = [
+        float(np.sign(a_n[i] - a_n[j]) * np.sign(b_n[i] - b_n[j]))
+        for i, j in itertools.combinations(range(len(groups)), 2)
+        if groups[i] == groups[j]
+    ]
+    decided = [sign for sign in signs if sign]
+    return sum(decided) / len(decided) if decided else None
 
 
 def only(space: SearchSpace, architecture: Architecture) -> SearchSpace:
@@ -86,6 +121,24 @@ def _always(architecture: Architecture, step: int) -> list[Architecture]:
     return [architecture]
 
 
-def _keep(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    append_jsonl(path, record)
-    return record
+class _Log:
+    """Perplexities on the disk, by kind and architecture; it shows those of one setting only."""
+
+    def __init__(self, path: Path, setting: str) -> None:
+        self._path, self._setting = path, setting
+        self._found: dict[tuple[str, str], float] = {}
+        for record in read_jsonl(path):
+            if record.get("setting") == setting:
+                self._found[record["kind"], record["architecture"]] = record["perplexity"]
+
+    def __contains__(self, name: tuple[str, str]) -> bool:
+        return name in self._found
+
+    def __getitem__(self, name: tuple[str, str]) -> float:
+        return self._found[name]
+
+    def keep(self, kind: str, architecture: str, perplexity: float) -> None:
+        """Append one; it survives a kill."""
+        record = {"kind": kind, "architecture": architecture, "perplexity": perplexity}
+        append_jsonl(self._path, record | {"setting": self._setting})
+        self._found[kind, architecture] = perplexity

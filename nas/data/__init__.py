@@ -1,7 +1,7 @@
 """Corpora, tokenizers and batches; a leaf: it knows no model."""
 
 from nas.data.batches import TokenBatches, validation_batch
-from nas.data.corpus import MIN_TOKENS, Corpus, load_corpus
+from nas.data.corpus import MIN_TOKENS, Corpus, cached_corpus, load_corpus
 from nas.data.sources import CorpusError
 from nas.data.tokenizer import (
     END_OF_TEXT,
@@ -17,6 +17,7 @@ __all__ = [
     "Corpus",
     "CorpusError",
     "TokenBatches",
+    "cached_corpus",
     "load_corpus",
     "load_tokenizer",
     "save_tokenizer",

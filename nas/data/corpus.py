@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -74,6 +75,8 @@ def load_corpus(
     tokenizer: Tokenizer | PathLike | None = None,
     cache_dir: PathLike,
     seed: int = 0,
+    expected: str | None = None,
+    replace: bool = True,
 ) -> Corpus:
     """Read, split and tokenize a text, or take the result from ``cache_dir`` when the text is unchanged.
 
@@ -87,12 +90,16 @@ def load_corpus(
         tokenizer: one to use, or a path to its ``tokenizer.json``; by default one is trained on the training part.
         cache_dir: folder of the cache, usually the run folder.
         seed: salt of the split. Perplexities are comparable only between runs with the same one.
+        expected: fingerprint the corpus must have; another is refused before anything is written.
+        replace: whether the tokens of another text or tokenizer in ``cache_dir`` may be replaced; False where
+            something there was made with them.
 
     Returns:
         The corpus, at least 2 000 tokens.
 
     Raises:
-        CorpusError: the text is missing, empty, binary or too short, or the tokenizer does not fit ``vocab_size``.
+        CorpusError: the text is missing, empty, binary, too short or not the one that is expected, or the tokenizer
+            does not fit ``vocab_size``.
         FileWriteError: the cache could not be written.
     """
     source = open_source(spec)
@@ -117,9 +124,35 @@ def load_corpus(
     }
     cache = Path(cache_dir)
     with FolderLock(cache / "tokens", timeout_s=_LOCK_WAIT_S):
-        if not _is_cached(cache, inputs):
-            _build(source, num_bytes, given, inputs, cache)
+        if _is_cached(cache, inputs):
+            found = _open_cache(source.name, cache)
+            _check_expected(source.name, found.fingerprint, expected)
+            return found
+        if not replace:
+            _refuse_other_inputs(source.name, cache, inputs)
+        _build(source, num_bytes, given, inputs, cache, expected)
         return _open_cache(source.name, cache)
+
+
+def cached_corpus(spec: PathLike, cache_dir: PathLike, fingerprint: str) -> Corpus | None:
+    """Take the tokens of ``cache_dir`` without a look at the text, which may be gone or another by now.
+
+    Args:
+        spec: the text they were made from, for the name.
+        cache_dir: as given to :func:`load_corpus`.
+        fingerprint: of the corpus that is wanted.
+
+    Returns:
+        The corpus, or None if the cache is missing, damaged or another.
+    """
+    cache = Path(cache_dir)
+    if not (cache / "tokens").is_dir():
+        return None
+    with FolderLock(cache / "tokens", timeout_s=_LOCK_WAIT_S):
+        if not _is_cached(cache, None):
+            return None
+        found = _open_cache(os.fspath(spec), cache)
+    return found if found.fingerprint == fingerprint else None
 
 
 def _digest(source: Source) -> tuple[int, str]:
@@ -138,7 +171,12 @@ def _digest(source: Source) -> tuple[int, str]:
 
 
 def _build(
-    source: Source, num_bytes: int, given: Tokenizer | None, inputs: dict[str, Any], cache: Path
+    source: Source,
+    num_bytes: int,
+    given: Tokenizer | None,
+    inputs: dict[str, Any],
+    cache: Path,
+    expected: str | None,
 ) -> None:
     held_out = validation_sizes(source, num_bytes, salt=inputs["seed"])
     tokenizer = given
@@ -152,16 +190,16 @@ def _build(
             f"expected at least {MIN_TOKENS} tokens in {source.name}, "
             f"got {num_tokens} from {num_bytes} bytes; pass a longer text"
         )
+    tokenizer_id = tokenizer_fingerprint(tokenizer)
+    sha256 = {part: _sha256_npy(tokens) for part, tokens in parts.items()}
+    _check_expected(source.name, _fingerprint(sha256, tokenizer_id), expected)
     save_tokenizer(tokenizer, cache / "tokenizer.json")
-    sha256 = {}
     for part, tokens in parts.items():
-        path = _array_path(cache, part)
-        with atomic_writer(path, tokens.nbytes) as handle:
+        with atomic_writer(_array_path(cache, part), tokens.nbytes) as handle:
             np.save(handle, tokens, allow_pickle=False)
-        sha256[part] = sha256_file(path)
     record = {
         "inputs": inputs,
-        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+        "tokenizer_fingerprint": tokenizer_id,
         "num_bytes": num_bytes,
         "validation_bytes": sum(held_out.values()),
         "num_tokens": num_tokens,
@@ -223,13 +261,13 @@ def _chunks(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield chunk
 
 
-def _is_cached(cache: Path, inputs: dict[str, Any]) -> bool:
-    """Tell whether every file of the cache is whole and made from these inputs."""
+def _is_cached(cache: Path, inputs: dict[str, Any] | None) -> bool:
+    """Tell whether every file of the cache is whole and made from these inputs (None: from any)."""
     try:
         record = json.loads((cache / "tokens" / "corpus.json").read_text())
         tokenizer = load_tokenizer(cache / "tokenizer.json")
         return (
-            record["inputs"] == inputs
+            (inputs is None or _are_made_from(record, inputs))
             and record["tokenizer_fingerprint"] == tokenizer_fingerprint(tokenizer)
             and all(
                 record["sha256"][part] == sha256_file(_array_path(cache, part)) for part in PARTS
@@ -239,18 +277,70 @@ def _is_cached(cache: Path, inputs: dict[str, Any]) -> bool:
         return False
 
 
+def _are_made_from(record: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    """Whether a cache's record tells of these inputs; a tokenizer trained on the text may also be given by itself."""
+    same_tokenizer = inputs["tokenizer"] in (
+        record["inputs"]["tokenizer"],
+        record["tokenizer_fingerprint"],
+    )
+    return same_tokenizer and {**record["inputs"], "tokenizer": None} == {
+        **inputs,
+        "tokenizer": None,
+    }
+
+
+def _refuse_other_inputs(name: str, cache: Path, inputs: Mapping[str, Any]) -> None:
+    """Refuse to replace tokens that are known to be those of another text or tokenizer."""
+    try:
+        record = json.loads((cache / "tokens" / "corpus.json").read_text())
+        if _are_made_from(record, inputs):
+            return  # only damaged
+        changed = [
+            word
+            for field, word in (("text_sha256", "text"), ("tokenizer", "tokenizer"))
+            if record["inputs"][field] != inputs[field]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no telling what they were; what was made with them has its own record of them
+    raise CorpusError(
+        f"expected the text and tokenizer that {cache} was made with, got {name} "
+        f"(other {' and '.join(changed) or 'settings'}); use another output folder"
+    )
+
+
+def _check_expected(name: str, fingerprint: str, expected: str | None) -> None:
+    if expected is not None and fingerprint != expected:
+        raise CorpusError(
+            f"expected the text with fingerprint {expected}, got {name} with {fingerprint}; "
+            "restore the text (and the tokenizer), or use another output folder"
+        )
+
+
+def _sha256_npy(tokens: Tokens) -> str:
+    """Hash of the file that ``np.save`` makes of an array."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(tokens))
+    digest = hashlib.sha256(file.getvalue())
+    digest.update(np.ascontiguousarray(tokens).data)
+    return digest.hexdigest()
+
+
+def _fingerprint(sha256: Mapping[str, str], tokenizer: str) -> str:
+    identity = "".join(sha256[part] for part in PARTS) + tokenizer
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
 def _open_cache(name: str, cache: Path) -> Corpus:
     record = json.loads((cache / "tokens" / "corpus.json").read_text())
     arrays = {
         part: np.load(_array_path(cache, part), mmap_mode="r", allow_pickle=False) for part in PARTS
     }
-    identity = "".join(record["sha256"][part] for part in PARTS) + record["tokenizer_fingerprint"]
     return Corpus(
         name=name,
         tokenizer=load_tokenizer(cache / "tokenizer.json"),
         train_tokens=arrays["train"],
         validation_tokens=arrays["validation"],
-        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
+        fingerprint=_fingerprint(record["sha256"], record["tokenizer_fingerprint"]),
         tokenizer_fingerprint=record["tokenizer_fingerprint"],
         num_bytes=record["num_bytes"],
         validation_bytes=record["validation_bytes"],

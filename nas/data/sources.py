@@ -59,6 +59,10 @@ def open_source(spec: str | os.PathLike[str]) -> Source:
         CorpusError: no such path, or a folder without text.
     """
     name = os.fspath(spec)
+    if not name.strip():  # pathlib would take it for the working directory
+        raise CorpusError(
+            "expected stdlib, an existing file or folder, or hf:<dataset>, got an empty name; pass '.' for this folder"
+        )
     if name == "stdlib":
         root = Path(sysconfig.get_path("stdlib"))
         return _files_source(name, root, stdlib_files(root), whole_documents=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.data.tokenizer import save_tokenizer
 from nas.deploy.runtime import Runtime
 from nas.files import PathLike
 from nas.model import GPT, MaskCache, extract, save_gpt
@@ -54,6 +55,7 @@ class Winners:
         objectives: of the search.
         runtime: the claims are for.
         num_tokens: held-out tokens the claimed perplexities were measured on.
+        device_name: of the processor the claims are for; None where they do not say.
     """
 
     models: tuple[Winner, ...]
@@ -61,6 +63,7 @@ class Winners:
     objectives: tuple[Objective, ...]
     runtime: Runtime
     num_tokens: int
+    device_name: str | None = None
 
     def __iter__(self) -> Iterator[Winner]:
         return iter(self.models)
@@ -76,7 +79,7 @@ def materialize(
     front: ParetoFront,
     supernet: TrainedSupernet,
     *,
-    max_winners: int = 12,
+    max_winners: int = 16,
     out: PathLike | None = None,
 ) -> Winners:
     """Extract the members of a front into standalone models.
@@ -93,8 +96,19 @@ def materialize(
         The winners, fastest claim first where latency is an objective.
 
     Raises:
-        ValueError: if the front is empty or does not come from a search of this project.
+        ValueError: if the front is empty or does not come from a search of this project, or
+            ``max_winners`` is below 1.
     """
+    if not isinstance(front, ParetoFront):
+        raise ValueError(
+            f"expected the front of a search, got {type(front).__name__}; pass study.front"
+        )
+    if not isinstance(supernet, TrainedSupernet):
+        raise ValueError(
+            f"expected the trained supernet of the search, got {type(supernet).__name__}"
+        )
+    if max_winners < 1:
+        raise ValueError(f"expected max_winners of 1 or more, got {max_winners}")
     if not len(front):
         raise ValueError(
             "expected a front with one architecture or more, got an empty one; run more trials"
@@ -119,10 +133,11 @@ def materialize(
                 folder / "model.json",
                 {"claims": evaluation.to_json()["provenance"]["claims"]},
             )
-            supernet.corpus.tokenizer.save(str(folder / "tokenizer.json"))
+            save_tokenizer(supernet.corpus.tokenizer, folder / "tokenizer.json")
         winners.append(Winner(evaluation, model, folder))
     num_tokens = chosen[0].fidelity or 8192
-    return Winners(tuple(winners), supernet, front.objectives, runtime, num_tokens)
+    device = chosen[0].provenance.get("device")
+    return Winners(tuple(winners), supernet, front.objectives, runtime, num_tokens, device)
 
 
 def select(front: ParetoFront, number: int) -> list[Evaluation]:

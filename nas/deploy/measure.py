@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import statistics
 import time
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
+from nas.deploy.live_storages import LiveStorages
 from nas.deploy.runtime import Runtime
+from nas.deploy.workloads import cache_tokens, check_workload
 from nas.model import GPT
-from search_spaces import Family, Workload
+from search_spaces import Workload
+
+# what torch says when the allocator refuses, or when the number of bytes is no longer a number to it
+_MEMORY = re.compile(r"allocate memory|out of memory|size calculation overflow", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,22 +52,26 @@ class Timing:
         )
 
 
-def cache_tokens(workload: Workload) -> int:
-    """Tokens per sequence that the KV cache has to hold: a decode step adds one to the context."""
-    return workload.context + (workload.phase == "decode")
+@contextlib.contextmanager
+def memory_errors(what: object = "one that does not") -> Iterator[None]:
+    """Say of a failed allocation inside the block what it was for, and what to do.
 
-
-def check_workload(family: Family, workload: Workload | None) -> None:
-    """Refuse a workload that is longer than the models' context.
+    Args:
+        what: was to be measured.
 
     Raises:
-        ValueError: naming the longest that fits.
+        ValueError: in place of torch's RuntimeError or OutOfMemoryError.
     """
-    if workload is not None and cache_tokens(workload) > family.context_length:
+    try:
+        yield
+    except RuntimeError as error:
+        lines = str(error).splitlines() or [""]
+        if not isinstance(error, torch.OutOfMemoryError) and not _MEMORY.search(lines[0]):
+            raise
         raise ValueError(
-            f"expected a workload of at most {family.context_length} tokens, got {workload} which needs "
-            f"{cache_tokens(workload)}; use a shorter context"
-        )
+            f"expected a workload that fits into memory, got {what}: {lines[0][:200]}; "
+            "use a smaller batch or a shorter context"
+        ) from error
 
 
 def step_function(model: GPT, workload: Workload) -> Callable[[], Tensor]:
@@ -73,16 +81,17 @@ def step_function(model: GPT, workload: Workload) -> Callable[[], Tensor]:
     prompts into an empty cache.
 
     Raises:
-        ValueError: if the workload is longer than the model's context.
+        ValueError: if the workload is longer than the model's context, or does not fit into memory.
     """
     check_workload(model.family, workload)
     device = model.embedding.device
     generator = torch.Generator().manual_seed(0)
     length = 1 if workload.phase == "decode" else workload.context
-    tokens = torch.randint(
-        model.family.vocab_size, (workload.batch, length), generator=generator
-    ).to(device)
-    cache = model.make_cache(workload.batch, cache_tokens(workload))
+    with memory_errors(workload):
+        tokens = torch.randint(
+            model.family.vocab_size, (workload.batch, length), generator=generator
+        ).to(device)
+        cache = model.make_cache(workload.batch, cache_tokens(workload))
     start = workload.context if workload.phase == "decode" else 0
 
     def step() -> Tensor:
@@ -111,7 +120,7 @@ def measure_latency(model: GPT, workload: Workload, runtime: Runtime) -> Timing:
         Milliseconds per call: per new token of every sequence (decode) or per forward pass (prefill).
 
     Raises:
-        ValueError: if the workload does not fit the model's context.
+        ValueError: if the workload does not fit the model's context or the memory.
     """
     return time_step(prepare(model, workload, runtime), runtime)
 
@@ -133,7 +142,7 @@ def time_step(
         min_seconds: shortest total of the timed calls.
         warmup: calls before the first timed one.
     """
-    with runtime.active():
+    with memory_errors(), runtime.active():
         return time_calls(
             step, runtime.device, min_repeats=min_repeats, min_seconds=min_seconds, warmup=warmup
         )
@@ -167,7 +176,7 @@ def measure_peak_memory(model: GPT, workload: Workload, runtime: Runtime) -> int
     Scratch memory inside a library call is not seen there.
     """
     step = step_function(model, workload)
-    with runtime.active():
+    with memory_errors(workload), runtime.active():
         step()
         if runtime.device == "cuda":
             torch.cuda.synchronize()
@@ -179,39 +188,6 @@ def measure_peak_memory(model: GPT, workload: Workload, runtime: Runtime) -> int
             model.weight_bytes()
             + model.make_cache(workload.batch, cache_tokens(workload)).num_bytes
         )
-        with _LiveStorages() as live:
+        with LiveStorages() as live:
             step()
         return int(held + live.peak_bytes)
-
-
-class _LiveStorages(TorchDispatchMode):
-    """Sum of the storages that operators allocated inside the block and that are still alive, and its maximum."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.live_bytes = self.peak_bytes = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {self._pointer(t) for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(result):
-            if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-                continue
-            pointer = self._pointer(tensor)
-            if pointer in before or pointer in self._known or not pointer:
-                continue
-            storage = tensor.untyped_storage()
-            self._known.add(pointer)
-            self.live_bytes += storage.nbytes()
-            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-            weakref.finalize(storage, self._free, pointer, storage.nbytes())
-        return result
-
-    @staticmethod
-    def _pointer(tensor: Tensor) -> int:
-        return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
-
-    def _free(self, pointer: int, num_bytes: int) -> None:
-        self._known.discard(pointer)
-        self.live_bytes -= num_bytes

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import psutil
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -97,6 +98,15 @@ def device_name(device: str) -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def available_memory(device: str) -> int:
+    """Bytes that this process may still use on the device."""
+    if device == "cuda":
+        # what torch holds in reserve counts as used to the driver and is free to us
+        reserve = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0] + reserve)
+    return int(psutil.virtual_memory().available)
 
 
 def available_threads() -> int:

@@ -63,9 +63,9 @@ class KVCache:
                 f"expected {keys.shape[0]} sequences, as the cache was made for, got {k_BGTE.shape[0]}; "
                 "make another cache with GPT.make_cache(batch, max_tokens)"
             )
-        keys[:, :, self.length : end] = k_BGTE
-        values[:, :, self.length : end] = v_BGTE
-        return keys[:, :, :end], values[:, :, :end]
+        keys.narrow(2, self.length, k_BGTE.shape[2]).copy_(k_BGTE)
+        values.narrow(2, self.length, k_BGTE.shape[2]).copy_(v_BGTE)
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     @property
     def num_bytes(self) -> int:

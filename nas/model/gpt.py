@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -211,30 +212,37 @@ class _Layer(nn.Module):
             attention = AttentionWeights(
                 self.attention_norm.weights,
                 self._qkv(),
-                self.get_submodule("o"),
+                self._call("o"),
                 heads,
                 self.family.kv_heads(heads),
             )
         if self.ffn_norm is not None:
-            gate = self.get_submodule("gate") if "gate" in self._modules else None
-            up, down = self.get_submodule("up"), self.get_submodule("down")
+            gate = self._call("gate") if "gate" in self._modules else None
+            up, down = self._call("up"), self._call("down")
             ffn = FFNWeights(self.ffn_norm.weights, gate, up, down)
         return attention, ffn
 
     def _qkv(self) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
         if "qkv" not in self._modules:
-            q, k, v = (self.get_submodule(name) for name in "qkv")
+            q, k, v = (self._call(name) for name in "qkv")
             return lambda x: (q(x), k(x), v(x))
-        fused = self.get_submodule("qkv")
+        fused = self._call("qkv")
         head_dim = self.family.head_dim
         keys = self.family.kv_heads(self.config.num_heads) * head_dim
         sizes = [self.config.num_heads * head_dim, keys, keys]
 
         def split(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            q, k, v = fused(x).split(sizes, dim=-1)
+            q, k, v = fused(x).split_with_sizes(sizes, -1)
             return q, k, v
 
         return split
+
+    def _call(self, name: str) -> Callable[[Tensor], Tensor]:
+        """A linear as a bare function: calling the module costs as much as a small product."""
+        linear = self.get_submodule(name)
+        if isinstance(linear, _Dense):
+            return functools.partial(nn.functional.linear, weight=linear.weight, bias=linear.bias)
+        return linear.forward
 
 
 def fused_linears(family: Family, architecture: Architecture, index: int) -> list[LinearShape]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas.model.attention import blockwise_causal_attention, fits_blockwise
 from nas.model.cache import KVCache
 from search_spaces import Family
 
@@ -109,7 +110,7 @@ def gpt_forward(
 def _norm(family: Family, norm: NormWeights, x: Tensor) -> Tensor:
     if family.norm == "rmsnorm":
         return F.rms_norm(x, (x.shape[-1],), norm.weight, 1e-5)
-    return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, 1e-5)
+    return torch.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, 1e-5)
 
 
 def _attention(
@@ -122,9 +123,9 @@ def _attention(
 ) -> Tensor:
     batch, num_new, _ = x_BTD.shape
     q, k, v = weights.qkv(_norm(family, weights.norm, x_BTD))
-    q = q.view(batch, num_new, weights.num_heads, family.head_dim).transpose(1, 2)
-    k = k.view(batch, num_new, weights.num_kv_heads, family.head_dim).transpose(1, 2)
-    v = v.view(batch, num_new, weights.num_kv_heads, family.head_dim).transpose(1, 2)
+    q = _heads(q, batch, num_new, weights.num_heads, family.head_dim)
+    k = _heads(k, batch, num_new, weights.num_kv_heads, family.head_dim)
+    v = _heads(v, batch, num_new, weights.num_kv_heads, family.head_dim)
     if rotary is not None:
         q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
     mask = None
@@ -136,17 +137,30 @@ def _attention(
         if num_new > 1 and num_cached:
             mask = torch.ones(num_new, k.shape[2], dtype=torch.bool, device=x_BTD.device)
             mask, is_causal = mask.tril(num_cached), False
-    attended = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=family.queries_per_kv_head > 1
-    )
-    return weights.o(attended.transpose(1, 2).reshape(batch, num_new, -1))
+    if cache is None and fits_blockwise(q, weights.num_kv_heads):
+        attended = blockwise_causal_attention(q, k, v)
+    else:
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=family.queries_per_kv_head > 1
+        )
+    if num_new > 1:
+        attended = attended.transpose(1, 2)
+    return weights.o(attended.reshape(batch, num_new, -1))
+
+
+def _heads(x: Tensor, batch: int, num_new: int, heads: int, head_dim: int) -> Tensor:
+    """``[B, T, H E]`` as ``[B, H, T, E]``."""
+    if num_new == 1:  # the same memory either way; a decode step is short enough to feel a call
+        return x.view(batch, heads, 1, head_dim)
+    return x.view(batch, num_new, heads, head_dim).transpose(1, 2)
 
 
 def _ffn(family: Family, weights: FFNWeights, x_BTD: Tensor) -> Tensor:
     x_BTD = _norm(family, weights.norm, x_BTD)
     if weights.gate is not None:
         return weights.down(F.silu(weights.gate(x_BTD)) * weights.up(x_BTD))
-    return weights.down(F.gelu(weights.up(x_BTD)))
+    approximate = "tanh" if family.activation == "gelu_tanh" else "none"
+    return weights.down(F.gelu(weights.up(x_BTD), approximate=approximate))
 
 
 def rotary_table(

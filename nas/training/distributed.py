@@ -11,6 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+def is_first_process() -> bool:
+    """Whether this process speaks for all: the only one, or the first that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Processes:
     """The processes of this run; one, without any set-up, unless ``torchrun`` started more."""
 
@@ -19,6 +24,9 @@ class Processes:
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if self.world_size > 1 and not dist.is_initialized():
+            if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+                # "cuda" means the current device from here on: one for each process of a machine
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             # Once a process: after a group is destroyed torchrun's store still holds its addresses,
             # and the next group would try to connect to them.
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -24,6 +24,7 @@ class TrainingRecipe:
         num_random: random subnets per step beside the largest and the smallest (sandwich rule,
             1903.05134).
         size_bias: how often random subnets take the largest widths (:func:`~nas.training.sandwich.draw_subnet`).
+        whole_share: how often random subnets leave a kind of choice whole (:func:`~nas.training.sandwich.draw_subnet`).
         distillation_weight: of the students' mean loss beside the largest subnet's.
         mask_refresh_steps: masks are recomputed from the weights every so many steps.
         checkpoint_steps: a checkpoint every so many steps; a multiple of ``mask_refresh_steps``, so
@@ -47,6 +48,7 @@ class TrainingRecipe:
     gradient_clip: float = 1.0
     num_random: int = 2
     size_bias: float = 0.0
+    whole_share: float = 0.0
     distillation_weight: float = 1.0
     mask_refresh_steps: int = 25
     checkpoint_steps: int = 100
@@ -60,8 +62,9 @@ class TrainingRecipe:
         for name in ("warmup_steps", "num_random", "weight_decay", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"expected {name} of 0 or more, got {getattr(self, name)}")
-        if not 0.0 <= self.size_bias <= 1.0:
-            raise ValueError(f"expected size_bias in [0, 1], got {self.size_bias}")
+        for name in ("size_bias", "whole_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"expected {name} in [0, 1], got {getattr(self, name)}")
         for name in ("learning_rate", "gradient_clip", "distillation_weight"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")

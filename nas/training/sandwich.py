@@ -7,10 +7,23 @@ import numpy as np
 from search_spaces import Architecture, SearchSpace
 
 _SIZES = ("embed_dim", "depth", "num_heads", "ffn_ratio")
+_KINDS = (
+    ("embed_dim",),
+    ("depth",),
+    ("num_heads",),
+    ("ffn_ratio",),
+    ("attention", "ffn"),
+    ("attention_sparsity", "ffn_sparsity"),
+)
 
 
 def sandwich(
-    space: SearchSpace, num_random: int, seed: int, step: int, size_bias: float = 0.0
+    space: SearchSpace,
+    num_random: int,
+    seed: int,
+    step: int,
+    size_bias: float = 0.0,
+    whole_share: float = 0.0,
 ) -> list[Architecture]:
     """Largest, smallest and random subnets of one step (Yu & Huang, 1903.05134, sec. 3.1).
 
@@ -23,6 +36,7 @@ def sandwich(
         seed: of the run.
         step: of the run.
         size_bias: of :func:`draw_subnet`.
+        whole_share: of :func:`draw_subnet`.
 
     Returns:
         The largest first: it is the teacher of the others.
@@ -31,12 +45,15 @@ def sandwich(
     return [
         space.largest,
         space.smallest,
-        *(draw_subnet(space, rng, size_bias) for _ in range(num_random)),
+        *(draw_subnet(space, rng, size_bias, whole_share) for _ in range(num_random)),
     ]
 
 
 def draw_subnet(
-    space: SearchSpace, rng: np.random.Generator, size_bias: float = 0.0
+    space: SearchSpace,
+    rng: np.random.Generator,
+    size_bias: float = 0.0,
+    whole_share: float = 0.0,
 ) -> Architecture:
     """Draw a subnet with its own probabilities of keeping a part and of being sparse.
 
@@ -49,6 +66,9 @@ def draw_subnet(
         rng: moved on.
         size_bias: in [0, 1]; above 0 each draw also picks a probability, uniform up to it, with which
             a width or depth takes its largest value, so that nearly whole subnets are drawn as well.
+        whole_share: in [0, 1]; how often each kind of choice (width, depth, heads, FFN width, kept parts,
+            density) is left at its largest in the whole subnet. What a front holds is mostly cut in one or two
+            kinds, deeply; without this share no such subnet would ever be drawn.
     """
     keep, sparse = rng.uniform(0.4, 1.0), rng.uniform(0.0, 1.0)
     params = {c.name: c.values[rng.integers(len(c.values))] for c in space.choices}
@@ -63,4 +83,10 @@ def draw_subnet(
         for choice in space.choices:
             if choice.name.rpartition(".")[2] in _SIZES and rng.uniform() < largest:
                 params[choice.name] = choice.values[-1]
+    if whole_share > 0:
+        largest_params = space.to_params(space.largest)
+        whole = {slot for kind in _KINDS if rng.uniform() < whole_share for slot in kind}
+        for choice in space.choices:
+            if choice.name.rpartition(".")[2] in whole:
+                params[choice.name] = largest_params[choice.name]
     return space.from_params(params)

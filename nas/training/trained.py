@@ -8,18 +8,30 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from nas.data import Corpus, load_corpus, validation_batch
-from nas.files import PathLike
+from nas.data import (
+    Corpus,
+    cached_corpus,
+    load_corpus,
+    load_tokenizer,
+    tokenizer_fingerprint,
+    validation_batch,
+)
+from nas.data.sources import CorpusError, open_source
+from nas.files import PathLike, run_lock
 from nas.model import MaskCache, Supernet, load_supernet, save_supernet, supernet_perplexities
 from nas.model.checkpoint import CheckpointError
 from nas.model.storage import supernet_info
+from nas.training.distributed import Processes
 from nas.training.recipe import TrainingRecipe
 from nas.training.trainer import train
 from search_spaces import Architecture, SearchSpace
 
 EMBEDDED_SPACE, EMBEDDED_CORPUS = "tiny", "stdlib"
+# Another process that only loads what a folder holds is done in seconds; one that trains is not waited for.
+_LOCK_WAIT_S = 30.0
 
 
 @dataclass
@@ -30,7 +42,7 @@ class TrainedSupernet:
         model: the weights.
         corpus: tokens to judge it on.
         info: recipe, training tokens, loss curve and hashes, as stored.
-        path: of the stored supernet; worker processes load it from there.
+        path: where the supernet is stored.
     """
 
     model: Supernet
@@ -82,6 +94,9 @@ def train_supernet(
     starting point, with its tokenizer, unless ``from_scratch`` or another space asks for weights
     and a tokenizer of their own.
 
+    The folder is held while this works, and a text or a supernet of another run that stands there is
+    refused before anything is written. Under ``torchrun`` every process calls this; the first writes.
+
     Args:
         space: what to train.
         corpus: ``stdlib``, a file, a folder, a parquet file, or ``hf:<dataset>[:config]``.
@@ -97,19 +112,56 @@ def train_supernet(
         The trained supernet on ``device``.
 
     Raises:
-        ValueError: if the corpus, the space or a stored file does not fit.
+        ValueError: if the corpus, the space or a stored file does not fit, or another run holds the folder.
     """
-    is_embedded_space = not from_scratch and fits_embedded(space)
+    if not isinstance(space, SearchSpace):
+        raise ValueError(
+            f"expected a SearchSpace, got {space!r:.60}; pass search_spaces.preset({str(space)!r:.40})"
+        )
+    open_source(corpus)  # refuses a misspelt text before a folder is made for it
     name = Path(corpus).name if str(corpus) != EMBEDDED_CORPUS else EMBEDDED_CORPUS
     folder = Path(out) if out is not None else Path("runs") / f"supernet-{space.name}-{name}"
-    tokenizer = embedded_tokenizer() if is_embedded_space else None
+    processes = Processes(torch.device(device))
+    with run_lock(folder, timeout_s=_LOCK_WAIT_S):
+        return _train(space, corpus, recipe, folder, device, from_scratch, progress, processes)
+
+
+def _train(
+    space: SearchSpace,
+    corpus: PathLike,
+    recipe: TrainingRecipe | Sequence[TrainingRecipe] | None,
+    folder: Path,
+    device: str,
+    from_scratch: bool,
+    progress: bool,
+    processes: Processes,
+) -> TrainedSupernet:
+    """:func:`train_supernet` in a folder that is held."""
+    is_embedded_space = not from_scratch and fits_embedded(space)
+    path = folder / "supernet.json"
+    takes_embedded = is_embedded_space and str(corpus) == EMBEDDED_CORPUS and recipe is None
+    if takes_embedded and path.exists():
+        raise CheckpointError(
+            f"expected a folder for the embedded supernet, got {folder} with another one at {path}; "
+            f"search it with --supernet {path}, load it with nas.load_trained, or use another output folder"
+        )
+    expected = supernet_info(path).get("corpus") if path.exists() else None
+    if not processes.is_first:
+        processes.wait()  # until the first has made the tokens
     text = load_corpus(
-        corpus, vocab_size=space.family.vocab_size, tokenizer=tokenizer, cache_dir=folder
+        corpus,
+        vocab_size=space.family.vocab_size,
+        tokenizer=embedded_tokenizer() if is_embedded_space else None,
+        cache_dir=folder,
+        expected=expected,
+        replace=not _is_used(folder),
     )
     validation_batch(
         text.validation_tokens, space.family.context_length, 1
     )  # refuses now, not after the training
-    if is_embedded_space and str(corpus) == EMBEDDED_CORPUS and recipe is None:
+    if processes.is_first:
+        processes.wait()
+    if takes_embedded:
         model, info = load_supernet(embedded_path(), device)
         return TrainedSupernet(model, text, info, embedded_path())
     recipe = recipe or TrainingRecipe(context=min(256, space.family.context_length))
@@ -121,7 +173,6 @@ def train_supernet(
         "tokenizer": text.tokenizer_fingerprint,
         "start": start,
     }
-    path = folder / "supernet.json"
     if path.exists():
         info = supernet_info(path)
         wanted = identity | {"space": space.to_json()}
@@ -156,30 +207,177 @@ def train_supernet(
         "tokens": sum(stage.tokens for stage in stages),
         "loss_curve": curve,
     }
-    save_supernet(model, path, info)
+    if processes.is_first:
+        if path.exists():  # the lock may not reach there: a network folder, another machine
+            raise CheckpointError(
+                f"expected no supernet at {path}, got one that another process has stored meanwhile; "
+                "it is kept: delete it to store this one from its checkpoints, or use another output folder"
+            )
+        save_supernet(model, path, info)
+    processes.wait()
     return TrainedSupernet(model, text, supernet_info(path), path)
 
 
 def load_trained(
-    path: PathLike, corpus: PathLike, cache_dir: PathLike, device: str = "cpu"
+    path: PathLike,
+    corpus: PathLike,
+    cache_dir: PathLike,
+    device: str = "cpu",
+    *,
+    expected: str | None = None,
 ) -> TrainedSupernet:
-    """Load a stored supernet with a corpus already tokenized in ``cache_dir``.
+    """Load a stored supernet with a text in the supernet's own tokens.
+
+    The text is taken from ``cache_dir``, or tokenized into it if it is not there.
 
     Args:
-        path: of the supernet's JSON.
+        path: of the supernet's JSON; its ``tokenizer.json`` lies beside it, unless it is the embedded one.
         corpus: the text, as given to :func:`train_supernet`.
-        cache_dir: where its tokens are.
+        cache_dir: folder of the tokens.
         device: where to put the weights.
+        expected: fingerprint of the corpus that is wanted; tokens in ``cache_dir`` that have it are taken without a
+            look at the text. None takes any text.
+
+    Returns:
+        The supernet on ``device``.
+
+    Raises:
+        CheckpointError: the supernet is missing, damaged or foreign, or its tokenizer is not beside it.
+        CorpusError: the text is not the expected one, or not the one that ``cache_dir`` was made with.
     """
+    path = Path(path)
     model, info = load_supernet(path, device)
-    embedded = Path(path) == embedded_path() or info.get("start") is not None
-    text = load_corpus(
-        corpus,
-        vocab_size=model.space.family.vocab_size,
-        tokenizer=embedded_tokenizer() if embedded else None,
-        cache_dir=cache_dir,
+    text = None if expected is None else cached_corpus(corpus, cache_dir, expected)
+    if text is None or text.tokenizer_fingerprint != info.get("tokenizer"):
+        cache = Path(cache_dir)
+        text = load_corpus(
+            corpus,
+            vocab_size=model.space.family.vocab_size,
+            tokenizer=_tokenizer_of(path, info),
+            cache_dir=cache,
+            expected=expected,
+            # a verified run knows its text by the fingerprint; any other tokens of a supernet stay
+            replace=expected is not None or not (cache / "supernet.json").exists(),
+        )
+    return TrainedSupernet(model, text, info, path)
+
+
+def reuse_supernet(
+    path: PathLike, space: SearchSpace, corpus: PathLike, cache_dir: PathLike, device: str = "cpu"
+) -> TrainedSupernet:
+    """Load a supernet that was trained before for a run on the space and text it was trained for.
+
+    Args:
+        path: of the supernet's JSON, as ``nas train`` wrote it.
+        space: that the run is about.
+        corpus: its text.
+        cache_dir: the run's folder; the text is tokenized into it.
+        device: where to put the weights.
+
+    Returns:
+        The supernet on ``device``.
+
+    Raises:
+        CheckpointError: the supernet is missing, damaged or of another space.
+        CorpusError: the text is not the one the supernet was trained on.
+    """
+    path = Path(path)
+    info = check_supernet(path, space)
+    with run_lock(cache_dir, timeout_s=_LOCK_WAIT_S):
+        text = load_corpus(
+            corpus,
+            vocab_size=space.family.vocab_size,
+            tokenizer=_tokenizer_of(path, info),
+            cache_dir=cache_dir,
+            expected=info["corpus"],
+            replace=not _is_used(Path(cache_dir)),
+        )
+        model, info = load_supernet(path, device)
+    return TrainedSupernet(model, text, info, path)
+
+
+def check_supernet(path: PathLike, space: SearchSpace) -> dict[str, Any]:
+    """The ``info`` of a stored supernet that a run of this space may use.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another space or does not name its text.
+    """
+    info = supernet_info(path)
+    stored = SearchSpace.from_json(info["space"])
+    if stored.fingerprint != space.fingerprint:
+        raise CheckpointError(
+            f"expected a supernet of space {space.name!r} at {path}, got one of {stored.name!r} "
+            f"({stored.fingerprint}, not {space.fingerprint}); pass its own space"
+        )
+    if not isinstance(info.get("corpus"), str):
+        raise CheckpointError(
+            f"expected a supernet that names its text at {path}, got {sorted(info)}; train it with: nas train"
+        )
+    return info
+
+
+def run_recipe(
+    space: SearchSpace,
+    corpus: PathLike,
+    *,
+    steps: int = 200,
+    seed: int = 0,
+    from_scratch: bool = False,
+) -> TrainingRecipe | None:
+    """How ``nas search`` and ``nas profile`` train, the same for both, so that one may go on with the other's supernet.
+
+    Args:
+        space: to train.
+        corpus: the text.
+        steps: optimizer steps.
+        seed: of weights, batches and subnets.
+        from_scratch: whether not to start from the embedded supernet.
+
+    Returns:
+        The recipe, or None where the embedded supernet is taken as it is.
+    """
+    embedded = fits_embedded(space) and not from_scratch
+    if embedded and str(corpus) == EMBEDDED_CORPUS:
+        return None
+    return TrainingRecipe(
+        steps=steps,
+        batch_size=8,
+        context=min(256, space.family.context_length),
+        learning_rate=1e-3 if embedded else 2e-3,
+        size_bias=1.0,
+        warmup_steps=min(50, steps // 4),
+        checkpoint_steps=25,
+        seed=seed,
     )
-    return TrainedSupernet(model, text, info, Path(path))
+
+
+def _is_used(folder: Path) -> bool:
+    """Whether hours of work may stand in a folder that are worth nothing without its tokens and tokenizer."""
+    names = ("supernet.json", "run.json")
+    return any((folder / name).exists() for name in names) or any(folder.glob("training-*.json"))
+
+
+def _tokenizer_of(path: Path, info: dict[str, Any]) -> Path:
+    """The tokenizer a stored supernet speaks.
+
+    Raises:
+        CheckpointError: it is missing, damaged or another.
+    """
+    is_embedded = path.resolve() == embedded_path().resolve()
+    tokenizer = embedded_tokenizer() if is_embedded else path.with_name("tokenizer.json")
+    try:
+        found = tokenizer_fingerprint(load_tokenizer(tokenizer))
+    except CorpusError as error:
+        raise CheckpointError(
+            f"expected the tokenizer of {path} at {tokenizer}, got none: {error}; "
+            "repeat the command that trained the supernet, it makes the tokenizer again"
+        ) from error
+    if found != info.get("tokenizer"):
+        raise CheckpointError(
+            f"expected the tokenizer {info.get('tokenizer')} of {path} at {tokenizer}, got {found}; "
+            "put the supernet's own tokenizer.json there"
+        )
+    return tokenizer
 
 
 def fits_embedded(space: SearchSpace) -> bool:

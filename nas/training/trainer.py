@@ -76,7 +76,12 @@ def train(
         )
     visit = subnets or (
         lambda step: sandwich(
-            supernet.space, recipe.num_random, recipe.seed, step, recipe.size_bias
+            supernet.space,
+            recipe.num_random,
+            recipe.seed,
+            step,
+            recipe.size_bias,
+            recipe.whole_share,
         )
     )
     batches = TokenBatches(
