@@ -24,11 +24,10 @@ from nas.run_settings import SearchRun, read_run
 from nas.training import (
     TrainedSupernet,
     TrainingRecipe,
-    check_supernet,
+    check_options,
     embedded_path,
     load_trained,
-    reuse_supernet,
-    run_recipe,
+    run_supernet,
     train_supernet,
 )
 from nas.training.distributed import is_first_process
@@ -112,33 +111,10 @@ def profile_device(command: Profile) -> None:
     for workload in workloads:
         check_workload(space.family, workload)
         check_memory(space, workload, command.device)
-    if command.supernet is not None:
-        check_supernet(command.supernet, space)
-        if command.from_scratch:
-            raise ValueError(
-                f"expected --supernet or --from-scratch, got both ({command.supernet}); leave one out"
-            )
+    check_options(command, space)
     console = Console()
     with run_lock(command.out):
-        if command.supernet is not None:
-            supernet = reuse_supernet(
-                command.supernet, space, command.corpus, command.out, command.device
-            )
-        else:
-            supernet = train_supernet(
-                space,
-                command.corpus,
-                recipe=run_recipe(
-                    space,
-                    command.corpus,
-                    steps=command.train_steps,
-                    seed=command.seed,
-                    from_scratch=command.from_scratch,
-                ),
-                out=command.out,
-                device=command.device,
-                from_scratch=command.from_scratch,
-            )
+        supernet = run_supernet(command, space)
         found = profile(
             supernet,
             device=command.device,

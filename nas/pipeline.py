@@ -22,7 +22,7 @@ from nas.run_results import run_results
 from nas.run_settings import SearchRun, check_same_run, write_run
 from nas.search_study import search
 from nas.study import StudyResult
-from nas.training import TrainedSupernet, reuse_supernet, run_recipe, train_supernet
+from nas.training import TrainedSupernet, run_supernet
 from search_spaces import Workload, preset
 
 
@@ -49,7 +49,7 @@ def run(
     with run_lock(config.out):
         check_same_run(config)
         stages = _Stages(console)
-        supernet = stages("supernet", lambda: _supernet(config))
+        supernet = stages("supernet", lambda: run_supernet(config, preset(config.space)))
         # Only now: a corpus that cannot be read must not claim the folder. Training itself refuses another run's checkpoint.
         write_run(config)
         inputs = {
@@ -113,27 +113,6 @@ def _compute(config: SearchRun, supernet: TrainedSupernet, stages: _Stages) -> d
         randoms=randoms,
         verification=report.results,
         wall_s=stages.wall_s,
-    )
-
-
-def _supernet(config: SearchRun) -> TrainedSupernet:
-    space = preset(config.space)
-    if config.supernet is not None:
-        return reuse_supernet(config.supernet, space, config.corpus, config.out, config.device)
-    recipe = run_recipe(
-        space,
-        config.corpus,
-        steps=config.train_steps,
-        seed=config.seed,
-        from_scratch=config.from_scratch,
-    )
-    return train_supernet(
-        space,
-        config.corpus,
-        recipe=recipe,
-        out=config.out,
-        device=config.device,
-        from_scratch=config.from_scratch,
     )
 
 

@@ -16,7 +16,7 @@ from nas.model.storage import supernet_info
 from nas.objectives import Objective, check_measurable
 from nas.search_study import DEFAULT_OBJECTIVES, DEFAULT_SAMPLER
 from nas.searchers import samplers
-from nas.training import check_supernet
+from nas.training import check_options
 from search_spaces import preset
 
 # A finished folder may go on with more trials, winners or workers; everything else decides what its numbers mean.
@@ -88,12 +88,7 @@ class SearchRun:
         for goal in goals:
             check_measurable(goal)
             check_objective(space, goal, self.device)
-        if self.supernet is not None:
-            check_supernet(self.supernet, space)
-            if self.from_scratch:
-                raise ValueError(
-                    f"expected --supernet or --from-scratch, got both ({self.supernet}); leave one out"
-                )
+        check_options(self, space)
         if foreign := sorted(parse_constraints(self.constraints).keys() - {str(o) for o in goals}):
             raise ValueError(
                 f"expected constraints on the objectives {[str(o) for o in goals]}, got {foreign}; "

@@ -395,8 +395,7 @@ def test_profile_trains_what_search_trains(
         asked.append(kwargs["recipe"])
         raise ValueError("expected this far, got there")
 
-    monkeypatch.setattr("nas.pipeline.train_supernet", note)
-    monkeypatch.setattr("nas.commands.train_supernet", note)
+    monkeypatch.setattr("nas.training.supernet_options.train_supernet", note)
     flags = ["--corpus", str(a), "--seed", "3", "--train-steps", "7", "--out", str(tmp_path / "x")]
     assert main(["search", "--objectives", "perplexity", "weight_bytes", *flags]) == 2
     assert main(["profile", "--workloads", "decode_ms[context=8]", *flags]) == 2

@@ -68,7 +68,7 @@ class Hyperparameters:
 def fit(F_nf: FloatArray, y_n: FloatArray, priors: Priors, max_steps: int = 200) -> Hyperparameters:
     """Fit by L-BFGS from the priors' modes, on one thread.
 
-    Matrices of this size gain nothing from more, and BLAS threads that wait beside torch's made a search twice as long.
+    Matrices of this size gain nothing from more, and BLAS threads that wait take the cores from torch's.
 
     Args:
         F_nf: features; the linear part of the kernel has its origin at 0.

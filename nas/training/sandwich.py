@@ -68,7 +68,7 @@ def draw_subnet(
             a width or depth takes its largest value, so that nearly whole subnets are drawn as well.
         whole_share: in [0, 1]; how often each kind of choice (width, depth, heads, FFN width, kept parts,
             density) is left at its largest in the whole subnet. What a front holds is mostly cut in one or two
-            kinds, deeply; without this share no such subnet would ever be drawn.
+            kinds, deeply; independent draws hardly ever give such a subnet.
     """
     keep, sparse = rng.uniform(0.4, 1.0), rng.uniform(0.0, 1.0)
     params = {c.name: c.values[rng.integers(len(c.values))] for c in space.choices}

@@ -316,41 +316,6 @@ def check_supernet(path: PathLike, space: SearchSpace) -> dict[str, Any]:
     return info
 
 
-def run_recipe(
-    space: SearchSpace,
-    corpus: PathLike,
-    *,
-    steps: int = 200,
-    seed: int = 0,
-    from_scratch: bool = False,
-) -> TrainingRecipe | None:
-    """How ``nas search`` and ``nas profile`` train, the same for both, so that one may go on with the other's supernet.
-
-    Args:
-        space: to train.
-        corpus: the text.
-        steps: optimizer steps.
-        seed: of weights, batches and subnets.
-        from_scratch: whether not to start from the embedded supernet.
-
-    Returns:
-        The recipe, or None where the embedded supernet is taken as it is.
-    """
-    embedded = fits_embedded(space) and not from_scratch
-    if embedded and str(corpus) == EMBEDDED_CORPUS:
-        return None
-    return TrainingRecipe(
-        steps=steps,
-        batch_size=8,
-        context=min(256, space.family.context_length),
-        learning_rate=1e-3 if embedded else 2e-3,
-        size_bias=1.0,
-        warmup_steps=min(50, steps // 4),
-        checkpoint_steps=25,
-        seed=seed,
-    )
-
-
 def _is_used(folder: Path) -> bool:
     """Whether hours of work may stand in a folder that are worth nothing without its tokens and tokenizer."""
     names = ("supernet.json", "run.json")
