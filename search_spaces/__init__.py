@@ -12,6 +12,7 @@ from search_spaces.family import Family as Family
 from search_spaces.presets import preset as preset
 from search_spaces.presets import presets as presets
 from search_spaces.shapes import LinearShape as LinearShape
+from search_spaces.shapes import fused_linears as fused_linears
 from search_spaces.shapes import layer_linears as layer_linears
 from search_spaces.shapes import linear_shapes as linear_shapes
 from search_spaces.space import SearchSpace as SearchSpace

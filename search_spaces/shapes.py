@@ -82,6 +82,20 @@ def layer_linears(
     return tuple(found)
 
 
+@lru_cache(maxsize=65536)
+def fused_linears(
+    config: LayerConfig, embed_dim: int, bias: bool, family: Family
+) -> tuple[LinearShape, ...]:
+    """:func:`layer_linears` as a built model stores and runs them: dense q, k and v as one matrix ``qkv``."""
+    shapes = layer_linears(config, embed_dim, bias, family)
+    if not config.attention or not config.attention_sparsity.is_dense:
+        return shapes
+    q = shapes[0]
+    rows = sum(shape.out_features for shape in shapes[:3])
+    fused = LinearShape(0, "qkv", rows, q.in_features, q.sparsity, q.adapter_rank, q.bias)
+    return (fused, *shapes[3:])
+
+
 def linear_shapes(architecture: Architecture, family: Family) -> tuple[LinearShape, ...]:
     """Every linear layer of an architecture in the order of execution, the output layer last.
 

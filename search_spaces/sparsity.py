@@ -29,7 +29,6 @@ Pattern = Literal["dense", "unstructured", "block", "vector", "n:m"]
 BLOCK_SIZES = (16, 32, 64)
 VECTOR_SIZES = (32, 64, 128)
 N_OF_M = ((2, 4), (1, 4), (2, 8), (1, 8))
-INDEX_BYTES = 4  # row pointers and column indices are int32 in every stored format
 
 _SPELLINGS = "dense, N:M (2:4, 1:4, 2:8, 1:8), unstructured:0.80, block{16,32,64}:0.75, vector{32,64,128}:0.80"
 
@@ -172,30 +171,13 @@ class Sparsity:
             return out_features * (in_features // self.m) * self.n
         return kept
 
-    def stored_bytes(self, out_features: int, in_features: int, value_bytes: int) -> int:
-        """Exact bytes of the stored weight matrix.
+    def stored_bytes(
+        self, out_features: int, in_features: int, value_bytes: int, format: str | None = None
+    ) -> int:
+        """Exact bytes of the stored weight matrix; see :func:`search_spaces.formats.stored_bytes`."""
+        from search_spaces.formats import stored_bytes  # which reads this module
 
-        Formats: dense; CSR for unstructured (int32 indices and row pointers); BSR for blocks;
-            values plus one column index per kept vector; values plus ``log2 M`` bits of position
-            per kept weight for N:M.
-
-        Args:
-            out_features: rows of the matrix.
-            in_features: columns of the matrix.
-            value_bytes: bytes of one weight (4 for float32, 2 for bfloat16).
-        """
-        nonzeros = self.nonzeros(out_features, in_features)
-        values = nonzeros * value_bytes
-        if self.pattern == "unstructured":
-            return values + nonzeros * INDEX_BYTES + (out_features + 1) * INDEX_BYTES
-        if self.pattern == "block":
-            blocks = nonzeros // self.size**2
-            return values + (blocks + out_features // self.size + 1) * INDEX_BYTES
-        if self.pattern == "vector":
-            return values + nonzeros // self.size * INDEX_BYTES
-        if self.pattern == "n:m":
-            return values + math.ceil(nonzeros * int(math.log2(self.m)) / 8)
-        return values
+        return stored_bytes(self, out_features, in_features, value_bytes, format)
 
 
 @cache

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nas.kernels import PackedWeight
+from nas.kernels import PackedWeight, pack
 from nas.model import (
     GPT,
     CheckpointError,
@@ -612,6 +612,52 @@ def test_models_are_read_back_bit_by_bit(tmp_path: Path) -> None:
         assert (
             on_disk - model.weight_bytes() < 10_000
         )  # stored sparse: names and shapes come on top, nothing else
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("format", ["csr", "csl", "bitmap", "nm"])
+def test_a_model_of_any_format_is_read_back(
+    format: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Also one of unstructured weights in bfloat16 as CSR, which older versions stored."""
+    space = small_space()
+    pattern = "2:4" if format == "nm" else "unstructured:0.70"
+    model = extract(random_supernet(space), uniform(space, pattern, rank=4), dtype=dtype)
+    default = {"2:4": "nm"}.get(pattern, "csl" if dtype.itemsize == 2 else "csr")
+    parts = model.parts()
+    assert {p.format for p in parts.values() if isinstance(p, PackedWeight)} == {default}
+    for name, part in parts.items():
+        if isinstance(part, PackedWeight):
+            dense = part.unpack()
+            parts[name] = pack(dense, part.sparsity, dense != 0, format)
+    tokens = random_tokens(space, 1, 4)
+    save_gpt(GPT(model.family, model.architecture, parts), tmp_path / "model.json")
+    loaded = load_gpt(tmp_path / "model.json")
+    found = [p for p in loaded.parts().values() if isinstance(p, PackedWeight)]
+    assert {p.format for p in found} == {format}
+    assert_close(loaded(tokens), model(tokens), dtype)
+    for name, part in loaded.parts().items():
+        mine = model.parts()[name]
+        if isinstance(part, PackedWeight):
+            assert isinstance(mine, PackedWeight)
+            assert part.unpack().equal(mine.unpack())
+    assert_close(loaded.to(torch.float64)(tokens), model.to(torch.float64)(tokens), torch.float64)
+
+
+def test_a_model_of_the_older_n_of_m_layout_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    space = small_space()
+    save_gpt(extract(random_supernet(space), uniform(space, "2:4")), tmp_path / "model.json")
+    tensors, info = load_tensors(tmp_path / "model.json", "gpt")
+    old = {
+        name.replace("metadata", "positions"): torch.zeros(8, dtype=torch.uint8)
+        if name.endswith("metadata")
+        else tensor.flatten()
+        for name, tensor in tensors.items()
+    }
+    save_tensors(tmp_path / "model.json", "gpt", old, info)
+    with pytest.raises(CheckpointError, match=r"expected the tensors .*metadata.*extract"):
+        load_gpt(tmp_path / "model.json")
 
 
 def test_a_supernet_is_read_back_bit_by_bit(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from search_spaces import (
     preset,
     presets,
 )
+from search_spaces.formats import default_format, formats_of
 from tests.reference_gpt import groups_of, magnitude_mask
 from tests.small_spaces import GPT2, small_space
 
@@ -222,7 +223,8 @@ def test_kept_groups_are_the_nearest_count_to_the_level(s: Sparsity, tall: int, 
     ("text", "rows", "columns"),
     [
         *itertools.product(["dense", "unstructured:0.80", "unstructured:0.37"], [5, 16], [7, 24]),
-        *itertools.product(["2:4", "1:4", "2:8", "1:8"], [3, 8], [8, 24]),
+        *itertools.product(["unstructured:0.95"], [128, 130], [128, 150]),
+        *itertools.product(["2:4", "1:4", "2:8", "1:8"], [3, 8], [8, 24, 136]),
         *itertools.product(["block16:0.50", "block16:0.95"], [32, 64], [32, 48]),
         *itertools.product(["vector32:0.75", "vector32:0.30"], [32, 96], [5, 24]),
     ],
@@ -230,32 +232,66 @@ def test_kept_groups_are_the_nearest_count_to_the_level(s: Sparsity, tall: int, 
 def test_stored_bytes_are_those_of_scipys_arrays(
     text: str, rows: int, columns: int, value_bytes: int
 ) -> None:
+    """Index arrays by SciPy where it has the format, else by NumPy from the format's definition."""
     s = Sparsity.parse(text)
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(rows, columns)).astype(np.float32)
     mask = magnitude_mask(weight, s)
-    kept = np.where(mask, weight, np.float32(0)).astype(f"f{value_bytes}")
+    values = np.where(mask, weight, np.float32(0)).astype(f"f{value_bytes}")[mask].nbytes
+    found: dict[str, int] = {"dense": 0}
     if s.pattern == "unstructured":
         matrix = scipy.sparse.csr_array(np.where(mask, weight, 0))
-        index_bytes = matrix.indices.astype(np.int32).nbytes + matrix.indptr.astype(np.int32).nbytes
-        expected = matrix.data.astype(kept.dtype).nbytes + index_bytes
+        found["csr"] = sum(a.astype(np.int32).nbytes for a in (matrix.indices, matrix.indptr))
+        tiles = scipy.sparse.coo_array(mask)
+        across, down = math.ceil(columns / 64), math.ceil(rows / 128)
+        counts = np.bincount(tiles.row // 128 * across + tiles.col // 64, minlength=across * down)
+        starts = np.cumsum([0, *counts]).astype(np.int32)
+        found["csl"] = np.zeros(mask.sum(), f"i{value_bytes}").nbytes + starts.nbytes
+        wide = np.pad(mask, ((0, 0), (0, -columns % 128)))
+        bits = np.packbits(wide[:, : columns + -columns % 32], axis=1)
+        segments = wide.reshape(rows, -1, 128).sum(axis=2).astype(np.int32)
+        found["bitmap"] = bits.nbytes + segments.nbytes
     elif s.pattern == "block":
         blocks = scipy.sparse.bsr_array(np.where(mask, weight, 0), blocksize=(s.size, s.size))
-        index_bytes = blocks.indices.astype(np.int32).nbytes + blocks.indptr.astype(np.int32).nbytes
-        expected = blocks.data.astype(kept.dtype).nbytes + index_bytes
+        found["bsr"] = sum(a.astype(np.int32).nbytes for a in (blocks.indices, blocks.indptr))
     elif s.pattern == "vector":
-        columns_of = [
-            np.flatnonzero(panel.any(axis=0)) for panel in mask.reshape(-1, s.size, columns)
-        ]
-        expected = kept[mask].nbytes + np.concatenate(columns_of).astype(np.int32).nbytes
+        panels = mask.reshape(-1, s.size, columns).any(axis=1)
+        found["vector"] = np.nonzero(panels)[1].astype(np.int32).nbytes
     elif s.pattern == "n:m":
-        places = np.nonzero(mask.reshape(-1, s.m))[1]
-        bits = ((places[:, None] >> np.arange(int(math.log2(s.m)))) & 1).astype(np.uint8)
-        expected = kept[mask].nbytes + np.packbits(bits).nbytes
-    else:
-        expected = kept.nbytes
+        width = {"2:4": 4, "1:4": 2, "2:8": 8, "1:8": 4}[text]
+        code_bits = np.zeros((rows, columns // s.m * width), dtype=np.uint8)
+        whole_words = np.pad(code_bits, ((0, 0), (0, -code_bits.shape[1] % 32)))
+        found["nm"] = np.packbits(whole_words, axis=1).nbytes
     assert mask.sum() == s.nonzeros(rows, columns)
-    assert s.stored_bytes(rows, columns, value_bytes) == expected
+    for format in formats_of(s):
+        assert s.stored_bytes(rows, columns, value_bytes, format) == values + found[format]
+    default = default_format(s, value_bytes)
+    assert s.stored_bytes(rows, columns, value_bytes) == values + found[default]
+
+
+def test_unstructured_weights_of_two_bytes_are_stored_as_csl() -> None:
+    s = Sparsity.parse("unstructured:0.80")
+    assert [default_format(s, v) for v in (1, 2, 4, 8)] == ["csr", "csl", "csr", "csr"]
+    assert formats_of(s) == ("csr", "csl", "bitmap")
+    for text, format in (("dense", "dense"), ("2:4", "nm"), ("vector32:0.75", "vector")):
+        assert formats_of(Sparsity.parse(text)) == (format,)
+        assert {default_format(Sparsity.parse(text), v) for v in (1, 2, 4, 8)} == {format}
+
+
+@pytest.mark.parametrize(
+    ("text", "format", "value_bytes", "message"),
+    [
+        ("2:4", "csr", 2, r"expected a format of 2:4, one of \('nm',\), got 'csr'"),
+        ("unstructured:0.80", "nm", 4, "one of .*'csr', 'csl', 'bitmap'.* got 'nm'"),
+        ("dense", "coo", 4, "one of .*'dense'"),
+        ("unstructured:0.80", "csl", 1, "values of 2, 4 or 8 bytes for 'csl'"),
+    ],
+)
+def test_bytes_of_formats_that_do_not_fit_are_refused(
+    text: str, format: str, value_bytes: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sparsity.parse(text).stored_bytes(64, 64, value_bytes, format)
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,8 @@ def extract(
         if config.ffn:
             _add_norm(parts, f"{prefix}.ffn_norm", layer.ffn_norm, dim)
         for shape in fused_linears(family, architecture, index):
-            _add_linear(
-                parts, f"{prefix}.{shape.name}", layer, shape, config.num_heads, supernet, masks
-            )
+            name = f"{prefix}.{shape.name}"
+            _add_linear(parts, name, layer, shape, config.num_heads, supernet, masks, dtype)
     return GPT(family, architecture, {k: v.to(dtype) for k, v in parts.items()}).eval()
 
 
@@ -76,6 +75,7 @@ def _add_linear(
     num_heads: int,
     supernet: Supernet,
     masks: MaskCache,
+    dtype: torch.dtype,
 ) -> None:
     if shape.name == "qkv":
         family = supernet.space.family
@@ -91,7 +91,8 @@ def _add_linear(
     else:
         module, rows = sources[0]
         mask = masks.mask(module.weight, rows, shape.in_features, shape.sparsity)
-        parts[f"{name}.weight"] = pack(weights[0], shape.sparsity, mask)
+        # Cast first: the format depends on the bytes of a value. The mask is that of the supernet's own weights.
+        parts[f"{name}.weight"] = pack(weights[0].to(dtype), shape.sparsity, mask)
     if shape.bias:
         biases = [module.bias[:rows] for module, rows in sources if module.bias is not None]
         parts[f"{name}.bias"] = torch.cat(biases)

@@ -15,10 +15,12 @@ from nas.model.transformer import (
     AttentionWeights,
     FFNWeights,
     GPTWeights,
+    LinearFn,
     NormWeights,
     gpt_forward,
 )
-from search_spaces import Architecture, Family, LinearShape, layer_linears
+from search_spaces import Architecture, Family, LinearShape
+from search_spaces import fused_linears as layer_fused_linears
 
 Part = Tensor | PackedWeight
 
@@ -219,8 +221,18 @@ class _Layer(nn.Module):
         if self.ffn_norm is not None:
             gate = self._call("gate") if "gate" in self._modules else None
             up, down = self._call("up"), self._call("down")
-            ffn = FFNWeights(self.ffn_norm.weights, gate, up, down)
+            ffn = FFNWeights(self.ffn_norm.weights, gate, up, down, self._fused_up())
         return attention, ffn
+
+    def _fused_up(self) -> LinearFn | None:
+        """A sparse up-projection with its activation, or times the activated gate, in one kernel; None where it is dense."""
+        up = self.get_submodule("up")
+        if not isinstance(up, SparseLinear):
+            return None
+        if "gate" not in self._modules:
+            return functools.partial(up.forward, activation=self.family.activation)
+        gate = self._call("gate")
+        return lambda x: up.forward(x, gate=gate(x))
 
     def _qkv(self) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
         if "qkv" not in self._modules:
@@ -248,13 +260,7 @@ class _Layer(nn.Module):
 def fused_linears(family: Family, architecture: Architecture, index: int) -> list[LinearShape]:
     """Linears of a layer as this model stores them: dense q, k and v as one matrix ``qkv``."""
     config = architecture.layers[index]
-    shapes = list(layer_linears(config, architecture.embed_dim, architecture.bias, family))
-    if not config.attention or not config.attention_sparsity.is_dense:
-        return shapes
-    rows = sum(shape.out_features for shape in shapes[:3])
-    q = shapes[0]
-    fused = LinearShape(index, "qkv", rows, q.in_features, q.sparsity, q.adapter_rank, q.bias)
-    return [fused, *shapes[3:]]
+    return list(layer_fused_linears(config, architecture.embed_dim, architecture.bias, family))
 
 
 def part_names(family: Family, architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -290,8 +296,10 @@ def _linear(parts: Mapping[str, Part], name: str) -> nn.Module:
     weight, bias = parts[f"{name}.weight"], parts.get(f"{name}.bias")
     assert bias is None or isinstance(bias, Tensor)
     if isinstance(weight, PackedWeight):
+        weight.may_copy = False  # a model's memory is the bytes it claims
         a, b = parts.get(f"{name}.adapter_a"), parts.get(f"{name}.adapter_b")
         adapter = (a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else None
+        weight.may_copy = False  # a model takes the memory that its stored bytes say
         return SparseLinear(weight, bias, adapter)
     return _Dense(weight, bias)
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from nas.files import PathLike
 from nas.kernels import PackedWeight, from_tensors
-from nas.kernels.formats import tensor_names
 from nas.model.checkpoint import CheckpointError, load_info, load_tensors, save_tensors
 from nas.model.gpt import GPT, Part, fused_linears
 from nas.model.supernet import Supernet
@@ -57,10 +56,14 @@ def load_gpt(path: PathLike, device: torch.device | str = "cpu") -> GPT:
             for shape in fused_linears(family, architecture, index):
                 name = f"layers.{index}.{shape.name}.weight"
                 if not shape.sparsity.is_dense:
-                    stored = {key: tensors[f"{name}.{key}"] for key in tensor_names(shape.sparsity)}
+                    prefix = f"{name}."
+                    # The names say which format it is: a file keeps the one it was written in.
+                    stored = {
+                        k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)
+                    }
                     size = (shape.out_features, shape.in_features)
                     parts[name] = from_tensors(shape.sparsity, size, stored)
-                    sparse |= {f"{name}.{key}" for key in stored}
+                    sparse |= {f"{prefix}{key}" for key in stored}
         parts |= {name: tensor for name, tensor in tensors.items() if name not in sparse}
         return GPT(family, architecture, parts).eval().to(device)
     except (KeyError, ValueError) as error:

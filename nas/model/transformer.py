@@ -41,12 +41,16 @@ class AttentionWeights:
 
 @dataclass(frozen=True)
 class FFNWeights:
-    """One feed-forward network; ``gate`` is None unless the activation is SwiGLU."""
+    """One feed-forward network; ``gate`` is None unless the activation is SwiGLU.
+
+    ``fused_up``, where given, is the up-projection with everything up to the down-projection.
+    """
 
     norm: NormWeights
     gate: LinearFn | None
     up: LinearFn
     down: LinearFn
+    fused_up: LinearFn | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,8 @@ def _heads(x: Tensor, batch: int, num_new: int, heads: int, head_dim: int) -> Te
 
 def _ffn(family: Family, weights: FFNWeights, x_BTD: Tensor) -> Tensor:
     x_BTD = _norm(family, weights.norm, x_BTD)
+    if weights.fused_up is not None:
+        return weights.down(weights.fused_up(x_BTD))
     if weights.gate is not None:
         return weights.down(F.silu(weights.gate(x_BTD)) * weights.up(x_BTD))
     approximate = "tanh" if family.activation == "gelu_tanh" else "none"

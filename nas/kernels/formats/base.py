@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from nas.kernels.chunks import row_chunks
 from search_spaces import Sparsity
 
 # Up to this many rows of input a sparse product on the CPU beats building the dense weight (`make bench` measures it).
@@ -34,14 +35,13 @@ class PackedWeight(nn.Module, ABC):
         PackedWeightError: if the tensors contradict the shape or the sparsity.
     """
 
-    names: ClassVar[tuple[str, ...]]
+    format: ClassVar[str]
+    names: ClassVar[tuple[str, ...]]  # no two formats of one pattern have the same
 
     def __init__(
         self, sparsity: Sparsity, shape: tuple[int, int], tensors: Mapping[str, Tensor]
     ) -> None:
-        super().__init__()
-        self.sparsity = sparsity
-        self.shape = shape
+        self._describe(sparsity, shape)
         sparsity.check_shape(*shape)
         if set(tensors) != set(self.names):
             raise PackedWeightError(
@@ -50,6 +50,33 @@ class PackedWeight(nn.Module, ABC):
         for name in self.names:
             self.register_buffer(name, tensors[name].contiguous())
         self.check()
+
+    def _describe(self, sparsity: Sparsity, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.sparsity = sparsity
+        self.shape = shape
+        # Numbers that a kernel would have to ask the device for; never empty, since torch takes an empty list for tensors.
+        self.hints: tuple[int, ...] = (0,)
+        self.may_copy = True  # whether dispatch may keep a dense copy where that is faster
+        self.choices: dict[int, Any] = {}  # what dispatch chose, by number of tokens
+        self._copy: Tensor | None = None
+        self._kind: tuple[torch.dtype, torch.device] | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        sparsity: Sparsity,
+        shape: tuple[int, int],
+        tensors: Sequence[Tensor],
+        hints: Sequence[int] = (0,),
+    ) -> Self:
+        """A packed weight of tensors that another one has checked, in the order of ``names``."""
+        packed = cls.__new__(cls)
+        packed._describe(sparsity, shape)
+        for name, tensor in zip(cls.names, tensors, strict=True):
+            packed.register_buffer(name, tensor)
+        packed.hints = tuple(hints)
+        return packed
 
     @classmethod
     @abstractmethod
@@ -78,9 +105,52 @@ class PackedWeight(nn.Module, ABC):
         """``x W^T``: ``[N, K]`` to ``[N, M]``; by default through the dense weight."""
         return nn.functional.linear(x_NK, self.unpack())
 
+    def has_product(self, num_tokens: int) -> bool:
+        """Whether :meth:`multiply` does better than the dense weight for so many tokens, where the weight is."""
+        return False
+
+    def values_gradient(self, grad_NM: Tensor, x_NK: Tensor) -> Tensor:
+        """Gradient of the stored values of ``y = x W^T``, in their shape.
+
+        Raises:
+            NotImplementedError: for formats whose values are not trained.
+        """
+        raise NotImplementedError(
+            f"expected N:M or column vectors to train their values, got {self.format}; train the dense weight and pack it again"
+        )
+
+    def dense_copy(self) -> Tensor:
+        """The dense matrix, kept from the first call on until the weight is moved or cast."""
+        if self._copy is None:
+            with torch.inference_mode(False):
+                self._copy = self.unpack()
+        return self._copy
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self._copy = self._kind = None
+        self.choices = {}
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_copy": None, "_kind": None, "choices": {}}
+
+    @property
+    def kind(self) -> tuple[torch.dtype, torch.device]:
+        """Dtype and device of the stored values."""
+        if self._kind is None:  # looking a buffer up costs as much as a small product's part
+            values = self.values_tensor
+            self._kind = values.dtype, values.device
+        return self._kind
+
+    @property
+    def values_tensor(self) -> Tensor:
+        """The stored tensor that says the weight's dtype and device."""
+        tensor: Tensor = getattr(self, self.names[0])
+        return tensor
+
     @property
     def stored_bytes(self) -> int:
-        """Bytes of the stored tensors; equal to ``sparsity.stored_bytes(M, K, value_bytes)``."""
+        """Bytes of the stored tensors; equal to ``sparsity.stored_bytes(M, K, value_bytes, format)``."""
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
     @property
@@ -93,7 +163,7 @@ class PackedWeight(nn.Module, ABC):
         return {name: getattr(self, name) for name in self.names}
 
     def extra_repr(self) -> str:
-        return f"{self.sparsity}, {self.shape[0]} x {self.shape[1]}"
+        return f"{self.sparsity}, {self.shape[0]} x {self.shape[1]}, {self.format}"
 
     def _expect(
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None
@@ -118,6 +188,12 @@ class PackedWeight(nn.Module, ABC):
         return indices
 
 
+def kept_values(weight: Tensor, mask: Tensor) -> Tensor:
+    """``weight[mask]``, row by row, without an index of the whole matrix."""
+    chunks = row_chunks(weight.shape[0], weight.shape[1])
+    return torch.cat([weight[chunk][mask[chunk]] for chunk in chunks])
+
+
 def check_mask(weight: Tensor, sparsity: Sparsity, mask: Tensor) -> None:
     """Refuse a mask of the wrong shape, dtype or count.
 
@@ -133,7 +209,8 @@ def check_mask(weight: Tensor, sparsity: Sparsity, mask: Tensor) -> None:
             f"expected a bool mask of shape {tuple(weight.shape)}, got {mask.dtype} {tuple(mask.shape)}"
         )
     expected = sparsity.nonzeros(weight.shape[0], weight.shape[1])
-    if int(mask.sum()) != expected:
+    kept = int(mask.count_nonzero())  # a sum would first make eight bytes of every bool
+    if kept != expected:
         raise PackedWeightError(
-            f"expected a mask that keeps {expected} weights for {sparsity}, got {int(mask.sum())}; make it with magnitude_mask"
+            f"expected a mask that keeps {expected} weights for {sparsity}, got {kept}; make it with magnitude_mask"
         )

@@ -15,6 +15,8 @@ from search_spaces import Sparsity
 class BsrWeight(CompressedRowsWeight):
     """``values [n, B, B]``, ``columns [n]`` (of blocks) ascending in every block row, ``row_starts [M/B + 1]``."""
 
+    format = "bsr"
+
     @classmethod
     def pack(cls, weight: Tensor, sparsity: Sparsity, mask: Tensor) -> Self:
         """Keep the blocks of the mask."""

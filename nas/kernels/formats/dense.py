@@ -13,6 +13,7 @@ from search_spaces import Sparsity
 class DenseWeight(PackedWeight):
     """``values [M, K]``."""
 
+    format = "dense"
     names = ("values",)
     values: Tensor
 

@@ -1,84 +1,71 @@
-"""N:M: N weights kept in every M consecutive columns, each with its position in log2 M bits (pattern ``n:m``).
+"""N:M: N weights kept in every M consecutive columns, and a few bits that say where (pattern ``n:m``).
 
-The positions are packed into bytes, lowest bits first, in the order of the values. On the CPU the product rebuilds the dense
-weight: N:M saves memory there, not time.
+The kept weights lie slot by slot, so that a slot of neighbouring groups is read in one piece. On the CPU the product rebuilds the
+dense weight: N:M saves memory there, not time.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from nas.kernels.formats.base import PackedWeight, PackedWeightError
+from nas.kernels.chunks import row_chunks
+from nas.kernels.formats.base import PackedWeight
+from nas.kernels.formats.nm_metadata import check_metadata, encode, positions
 from search_spaces import Sparsity
+from search_spaces.formats import nm_words
 
 
 class NmWeight(PackedWeight):
-    """``values [M K n/m]`` row by row and ``positions``: uint8, log2 m bits a value."""
+    """``values [M, n, K/m]`` (row, slot, group; slots in ascending columns) and ``metadata [M, W]``, int32.
 
-    names = ("values", "positions")
+    The bits are laid out in :mod:`nas.kernels.formats.nm_metadata`.
+    """
+
+    format = "nm"
+    names = ("values", "metadata")
     values: Tensor
-    positions: Tensor
+    metadata: Tensor
 
     @classmethod
     def pack(cls, weight: Tensor, sparsity: Sparsity, mask: Tensor) -> Self:
-        n, m = sparsity.n, sparsity.m
-        groups = mask.reshape(-1, m)
-        if not bool(groups.sum(dim=1).eq(n).all()):
-            raise PackedWeightError(
-                f"expected {n} kept weights in every {m} for {sparsity}, got another mask"
-            )
-        positions = groups.nonzero()[:, 1].to(torch.uint8)
-        tensors = {"values": weight[mask], "positions": pack_bits(positions, int(math.log2(m)))}
-        return cls(sparsity, (weight.shape[0], weight.shape[1]), tensors)
+        """Keep the entries of the mask."""
+        rows, columns = weight.shape
+        groups = columns // sparsity.m
+        values = weight.new_empty(rows, sparsity.n, groups)
+        metadata = torch.empty(
+            rows, nm_words(sparsity, columns), dtype=torch.int32, device=weight.device
+        )
+        for chunk in row_chunks(rows, columns):
+            metadata[chunk] = encode(mask[chunk], sparsity)
+            index = positions(metadata[chunk], sparsity, groups)
+            grouped = weight[chunk].reshape(-1, groups, sparsity.m)
+            values[chunk] = grouped.gather(2, index).transpose(1, 2)
+        return cls(sparsity, (rows, columns), {"values": values, "metadata": metadata})
 
     def unpack(self) -> Tensor:
-        n, m = self.sparsity.n, self.sparsity.m
-        dense = self.values.new_zeros(self.nonzeros // n, m)
-        return dense.scatter_(1, self._positions().long(), self.values.view(-1, n)).view(self.shape)
+        """The dense matrix."""
+        groups = self.values.shape[2]
+        dense = self.values.new_zeros(self.shape[0], groups, self.sparsity.m)
+        for chunk in row_chunks(*self.shape):
+            index = positions(self.metadata[chunk], self.sparsity, groups)
+            dense[chunk].scatter_(2, index, self.values[chunk].transpose(1, 2))
+        return dense.view(self.shape)
 
     def check(self) -> None:
-        bits = int(math.log2(self.sparsity.m))
-        self._expect("values", (self.nonzeros,))
-        self._expect("positions", (math.ceil(self.nonzeros * bits / 8),), torch.uint8)
-        if not bool((self._positions().int().diff(dim=1) > 0).all()):
-            raise PackedWeightError(
-                "expected ascending positions in every group; the file is damaged"
-            )
+        """Refuse damaged tensors."""
+        rows, columns = self.shape
+        groups = columns // self.sparsity.m
+        self._expect("values", (rows, self.sparsity.n, groups))
+        self._expect("metadata", (rows, nm_words(self.sparsity, columns)), torch.int32)
+        for chunk in row_chunks(rows, columns):
+            check_metadata(self.metadata[chunk], self.sparsity, groups)
 
-    def _positions(self) -> Tensor:
-        bits = int(math.log2(self.sparsity.m))
-        return unpack_bits(self.positions, bits, self.nonzeros).view(-1, self.sparsity.n)
-
-
-def pack_bits(numbers: Tensor, bits: int) -> Tensor:
-    """Write small numbers into bytes, lowest bits first.
-
-    Args:
-        numbers: uint8 ``[n]``, each below ``2 ** bits``.
-        bits: 1 to 8.
-
-    Returns:
-        uint8 ``[ceil(n bits / 8)]``.
-    """
-    shifts = torch.arange(bits, device=numbers.device, dtype=torch.uint8)
-    stream = ((numbers[:, None] >> shifts) & 1).flatten()
-    octets = F.pad(stream, (0, -len(stream) % 8)).view(-1, 8)
-    weights = 1 << torch.arange(8, device=numbers.device, dtype=torch.uint8)
-    return (octets * weights).sum(dim=1, dtype=torch.uint8)
-
-
-def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Inverse of :func:`pack_bits`: the first ``count`` numbers, uint8."""
-    if 8 % bits == 0:  # whole numbers per byte: one shift and mask instead of single bits
-        shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-        numbers: Tensor = (packed[:, None] >> shifts) & (2**bits - 1)
-        return numbers.flatten()[:count]
-    shifts = torch.arange(8, device=packed.device, dtype=torch.uint8)
-    stream = ((packed[:, None] >> shifts) & 1).flatten()[: count * bits].view(count, bits)
-    weights = 1 << torch.arange(bits, device=packed.device, dtype=torch.uint8)
-    return (stream * weights).sum(dim=1, dtype=torch.uint8)
+    def values_gradient(self, grad_NM: Tensor, x_NK: Tensor) -> Tensor:
+        """``[M, n, G]``: the dense gradient at the kept positions."""
+        groups = self.values.shape[2]
+        dense = (grad_NM.T @ x_NK).view(self.shape[0], groups, self.sparsity.m)
+        index = positions(self.metadata, self.sparsity, groups)
+        return dense.gather(2, index).transpose(1, 2).contiguous()

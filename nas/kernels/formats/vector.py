@@ -18,6 +18,7 @@ from search_spaces import Sparsity
 class VectorWeight(PackedWeight):
     """``values [P, k, V]`` and ``columns [P, k]`` ascending, for P = M/V panels of k kept columns; indices are int32."""
 
+    format = "vector"
     names = ("values", "columns")
     values: Tensor
     columns: Tensor
@@ -59,3 +60,13 @@ class VectorWeight(PackedWeight):
         panels, kept, _ = self.values.shape
         gathered = x_NK.index_select(1, self.columns.flatten()).view(-1, panels, kept)
         return torch.bmm(gathered.transpose(0, 1), self.values).transpose(0, 1).flatten(1)
+
+    def has_product(self, num_tokens: int) -> bool:
+        """Gathered batched products, on every device."""
+        return True
+
+    def values_gradient(self, grad_NM: Tensor, x_NK: Tensor) -> Tensor:
+        """``[P, k, V]``: the gathered inputs of each panel times the gradients of its rows."""
+        panels, kept, size = self.values.shape
+        gathered = x_NK.index_select(1, self.columns.flatten()).view(-1, panels, kept)
+        return torch.bmm(gathered.permute(1, 2, 0), grad_NM.view(-1, panels, size).transpose(0, 1))
