@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nas.deploy.materialize import Winners as Winners
     from nas.deploy.materialize import materialize as materialize
     from nas.deploy.profile import profile as profile
+    from nas.deploy.tune import tune as tune
     from nas.deploy.verify import VerificationReport as VerificationReport
     from nas.deploy.verify import verify as verify
     from nas.model import GPT as GPT
@@ -38,6 +39,7 @@ _HOMES = {
     "nas.deploy.device_profile": ("DeviceProfile",),
     "nas.deploy.materialize": ("Winner", "Winners", "materialize"),
     "nas.deploy.profile": ("profile",),
+    "nas.deploy.tune": ("tune",),
     "nas.deploy.verify": ("VerificationReport", "verify"),
     "nas.model": ("GPT", "Supernet", "extract", "load_gpt", "save_gpt"),
     "nas.objectives": ("Evaluation", "Objective"),

@@ -57,6 +57,8 @@ class Profile:
             embedded one, or one that is trained in ``out``.
         train_steps: training steps of a supernet that is not the embedded one, as of ``nas search``.
         from_scratch: train without the embedded supernet as the start.
+        kernels: table of ``nas tune`` that sparse products and the surrogate go by; by default the one that
+            ships for this processor, if any.
         seed: of the draw and of the training.
     """
 
@@ -71,7 +73,32 @@ class Profile:
     supernet: Path | None = None
     train_steps: int = 200
     from_scratch: bool = False
+    kernels: Path | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Measure every way to multiply with a space's weights on this device: the table that dispatch and the surrogate read.
+
+    Args:
+        space: preset.
+        device: ``cpu`` or ``cuda``.
+        dtype: of weights and inputs; by default float32 on the CPU and bfloat16 on a GPU.
+        tokens: rows of the inputs: sequences of a decode step, tokens of a prefill.
+        sparsities: tried on every shape they divide; by default those of the space's own linears.
+        threads: of one operator on the CPU; by default all cores.
+        out: JSON file of the table, by default ``runs/tune/<processor>.json``; the same command goes on
+            where it stopped, and other dtypes, tokens or sparsities join the table.
+    """
+
+    space: str = "tiny"
+    device: str = "cpu"
+    dtype: str | None = None
+    tokens: tuple[int, ...] = (1,)
+    sparsities: tuple[str, ...] = ()
+    threads: int | None = None
+    out: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +176,7 @@ def parse(arguments: Sequence[str]) -> Any:
         ]
         | Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Profile, tyro.conf.subcommand("profile")]
+        | Annotated[Tune, tyro.conf.subcommand("tune")]
         | Annotated[Materialize, tyro.conf.subcommand("materialize")]
         | Annotated[Verify, tyro.conf.subcommand("verify")]
         | Annotated[Report, tyro.conf.subcommand("report")]
@@ -200,6 +228,7 @@ def _run(arguments: Sequence[str]) -> None:
         SearchRun: lambda c: commands.search_run(c, shlex.join(["nas", *arguments])),
         Train: commands.train,
         Profile: commands.profile_device,
+        Tune: lambda c: commands.tune_device(c, shlex.join(["nas", *arguments])),
         Materialize: commands.materialize_run,
         Verify: commands.verify_run,
         Report: commands.report_run,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from nas.deploy.kernels_in_use import read_kernels, use_kernels
 from nas.deploy.profile import MIN_ARCHITECTURES
 from nas.deploy.runtime import Runtime, available_threads, check_device, device_name, versions
 from nas.deploy.verify import check_rounds, verify
@@ -32,9 +35,10 @@ from nas.training import (
 )
 from nas.training.distributed import is_first_process
 from search_spaces import Architecture, costs, preset, presets
+from surrogates.kernel_table import slug
 
 if TYPE_CHECKING:
-    from nas.cli import Materialize, Profile, Report, Train, Verify
+    from nas.cli import Materialize, Profile, Report, Train, Tune, Verify
 
 
 def search_run(config: SearchRun, command: str) -> None:
@@ -113,7 +117,7 @@ def profile_device(command: Profile) -> None:
         check_memory(space, workload, command.device)
     check_options(command, space)
     console = Console()
-    with run_lock(command.out):
+    with run_lock(command.out), use_kernels(command.kernels, command.device):
         supernet = run_supernet(command, space)
         found = profile(
             supernet,
@@ -152,6 +156,39 @@ def profile_device(command: Profile) -> None:
     )
 
 
+def tune_device(command: Tune, words: str) -> None:
+    """``nas tune``."""
+    from nas.deploy.tune import tune
+
+    out = command.out or default_table(command.device)
+    table = tune(
+        preset(command.space),
+        device=command.device,
+        dtype=command.dtype,
+        tokens=command.tokens,
+        sparsities=command.sparsities or None,
+        threads=command.threads,
+        out=out,
+        command=words,
+    )
+    sparse = [row for row in table.rows if row.format != "dense"]
+    stored = sum(row.us_without_copy <= row.us["dense"] for row in sparse if "dense" in row.us)
+    options = {"space": command.space, "device": command.device, "kernels": out, "out": "runs/mine"}
+    Console().print(
+        f"{len(table.rows)} products of {table.device} in {out}; in {stored} of {len(sparse)} sparse ones the stored weight is as fast "
+        f"as the dense one\nNext: {_search_command(options)}\n"
+        f"To ship it: copy it to nas/kernels/tables/{slug(table.device)}.json",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def default_table(device: str) -> Path:
+    """Where ``nas tune`` writes the table of this machine's processor."""
+    check_device(device)
+    return Path("runs/tune") / f"{slug(device_name(device))}.json"
+
+
 def _search_options(command: Profile) -> dict[str, Any]:
     """What a search has to be told to go on with the records and the supernet of a profile."""
     asked = [text for text in command.workloads if Objective.parse(text).metric in LATENCIES]
@@ -163,6 +200,7 @@ def _search_options(command: Profile) -> dict[str, Any]:
         "train-steps": command.train_steps,
         "from-scratch": command.from_scratch,
         "profile-architectures": command.architectures,
+        "kernels": command.kernels,
         "threads": command.threads,
         "seed": command.seed,
         "objectives": ["perplexity", *map(str, map(Objective.parse, asked[:2])), "weight_bytes"],
@@ -208,7 +246,7 @@ def verify_run(command: Verify) -> None:
 
     check_rounds(command.rounds)
     _results(command.run)  # a misspelt folder is refused before the lock makes it
-    with run_lock(command.run):
+    with run_lock(command.run), _kernels_of(command.run):
         results = _results(command.run)
         supernet = _supernet(command.run, results)
         front = _front(results, None)
@@ -225,6 +263,22 @@ def verify_run(command: Verify) -> None:
         results["provenance"] |= report.results["provenance"]
         publish(results, command.run)
     print_report(View(results), Console())
+
+
+@contextlib.contextmanager
+def _kernels_of(run: Path) -> Iterator[None]:
+    """Dispatch by the kernel table that a run was given, if any."""
+    config = read_run(run)
+    path = Path(config["kernels_path"]) if "kernels_path" in config else None
+    if path is not None:
+        found = read_kernels(path, config["device"]).fingerprint
+        if found != config["kernels"]:
+            raise ValueError(
+                f"expected the kernel table {config['kernels']} that {run} was searched with in {path}, got {found}; "
+                "restore it, or run: nas search --out with another folder"
+            )
+    with use_kernels(path, config["device"]):
+        yield
 
 
 def _attempt(results: dict[str, Any]) -> int:

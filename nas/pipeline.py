@@ -11,6 +11,7 @@ from rich.console import Console
 
 from nas.constraints import parse_constraints
 from nas.deploy.device_profile import DeviceProfile
+from nas.deploy.kernels_in_use import use_kernels
 from nas.deploy.materialize import materialize
 from nas.deploy.profile import ROUNDS, profile
 from nas.deploy.verify import verify
@@ -46,7 +47,7 @@ def run(
 
     console = console or Console()
     config.check()
-    with run_lock(config.out):
+    with run_lock(config.out), use_kernels(config.kernels, config.device):
         check_same_run(config)
         stages = _Stages(console)
         supernet = stages("supernet", lambda: run_supernet(config, preset(config.space)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.constraints import parse_constraints
+from nas.deploy.kernels_in_use import read_kernels
 from nas.deploy.profile import MIN_ARCHITECTURES
 from nas.deploy.runtime import check_device
 from nas.deploy.workloads import check_objective
@@ -21,6 +22,8 @@ from search_spaces import preset
 
 # A finished folder may go on with more trials, winners or workers; everything else decides what its numbers mean.
 _MAY_CHANGE = ("out", "trials", "workers", "max_winners", "compile", "random_seeds")
+
+_GIVEN = ("supernet", "kernels")  # files; absent from the settings where none was given
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class SearchRun:
         train_steps: training steps of a supernet that is not the embedded one.
         from_scratch: train without the embedded supernet as the start.
         profile_architectures: models measured for the latency surrogate.
+        kernels: table of ``nas tune`` that sparse products and the latency surrogate go by; by default the
+            one that ships for this processor, if any.
         perplexity_tokens: held-out tokens a perplexity is measured on.
         random_seeds: random searches at the same budget, for comparison.
         max_winners: most models to build and verify.
@@ -67,6 +72,7 @@ class SearchRun:
     train_steps: int = 200
     from_scratch: bool = False
     profile_architectures: int = 64
+    kernels: Path | None = None
     perplexity_tokens: int = 8192
     random_seeds: int = 5
     max_winners: int = 16
@@ -89,6 +95,8 @@ class SearchRun:
             check_measurable(goal)
             check_objective(space, goal, self.device)
         check_options(self, space)
+        if self.kernels is not None:
+            read_kernels(self.kernels, self.device)
         if foreign := sorted(parse_constraints(self.constraints).keys() - {str(o) for o in goals}):
             raise ValueError(
                 f"expected constraints on the objectives {[str(o) for o in goals]}, got {foreign}; "
@@ -109,7 +117,7 @@ class SearchRun:
     def to_json(self) -> dict[str, Any]:
         """Fields as JSON values, without ``out``; objectives and constraints in their one spelling.
 
-        A supernet that was asked for is named by its hash: it is the same one wherever it lies.
+        A supernet or a kernel table that was asked for is named by its hash: it is the same one wherever it lies.
         """
         values = asdict(self)
         values.pop("out")
@@ -119,6 +127,9 @@ class SearchRun:
             )  # absent as in the folders of runs from before there was a choice
         else:
             values["supernet"] = supernet_info(self.supernet)["sha256"]
+        values.pop("kernels")
+        if self.kernels is not None:
+            values["kernels"] = read_kernels(self.kernels, self.device).fingerprint
         values["objectives"] = [str(Objective.parse(o)) for o in self.objectives]
         values["constraints"] = parse_constraints(self.constraints)
         stored: dict[str, Any] = json.loads(json.dumps(values, default=str))
@@ -126,22 +137,22 @@ class SearchRun:
 
 
 def write_run(config: SearchRun) -> None:
-    """Claim ``config.out``: write ``run.json``, with where a supernet that was asked for lies."""
-    where = {} if config.supernet is None else {"supernet_path": str(config.supernet.resolve())}
+    """Claim ``config.out``: write ``run.json``, with where a supernet or a kernel table that was asked for lies."""
+    given = {name: getattr(config, name) for name in _GIVEN}
+    where = {f"{name}_path": str(path.resolve()) for name, path in given.items() if path}
     write_json_atomic(config.out / "run.json", config.to_json() | where)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The ``run.json`` of a run: the fields of its :class:`SearchRun`, without ``out``.
 
-    A run that was given a supernet has its hash as ``supernet``, and ``supernet_path``.
+    A run that was given a supernet has its hash as ``supernet``, and ``supernet_path``; so with kernels.
 
     Raises:
         ValueError: if there is none, or it is damaged.
     """
     path = folder / "run.json"
-    expected = {field.name for field in fields(SearchRun)} - {"out", "supernet"}
-    given = {"supernet", "supernet_path"}
+    expected = {field.name for field in fields(SearchRun)} - {"out", *_GIVEN}
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -152,7 +163,10 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"expected {path} to be JSON, got {error}; use another --out, or delete the folder"
         ) from error
-    is_run = isinstance(stored, dict) and set(stored) in (expected, expected | given)
+    is_run = isinstance(stored, dict)
+    for name in _GIVEN if is_run else ():
+        expected |= {name, f"{name}_path"} if name in stored else set()
+    is_run = is_run and set(stored) == expected
     if not is_run or not _is_count(stored["trials"]):
         raise ValueError(
             f"expected the fields of a run in {path}, got {str(stored)[:80]}; use another --out, or delete the folder"
@@ -174,7 +188,7 @@ def check_same_run(config: SearchRun) -> None:
     mine = config.to_json()
     if (config.out / "run.json").exists():
         stored = read_run(config.out)
-        names = [*mine, *(["supernet"] if "supernet" in stored and "supernet" not in mine else [])]
+        names = [*mine, *(name for name in _GIVEN if name in stored and name not in mine)]
         changed = [k for k in names if k not in _MAY_CHANGE and stored.get(k) != mine.get(k)]
         if changed:
             old = {k: stored.get(k) for k in changed}

@@ -10,6 +10,8 @@ from surrogates.calibration import nll as nll
 from surrogates.devices import DeviceSpec as DeviceSpec
 from surrogates.devices import device as device
 from surrogates.devices import devices as devices
+from surrogates.kernel_table import KernelRow as KernelRow
+from surrogates.kernel_table import KernelTable as KernelTable
 from surrogates.learned import LatencySurrogate as LatencySurrogate
 from surrogates.roofline import Operator as Operator
 from surrogates.roofline import feature_matrix as feature_matrix

@@ -68,8 +68,10 @@ class InputScaler:
 
 
 def _inputs(features_nf: FloatArray, reference_f: FloatArray) -> FloatArray:
-    time_nf = features_nf * reference_f
     names = [name.partition(".") for name in feature_names()]
+    # A kernel table's column says the linears' time again: no part of the total, but an input of its own, as a share of both.
+    measured_nc = features_nf[:, len(names) :] * reference_f[len(names) :]
+    time_nf = features_nf[:, : len(names)] * reference_f[: len(names)]
     kinds = list(dict.fromkeys(kind for kind, _, _ in names))
     by_kind = [
         time_nf[:, [i for i, name in enumerate(names) if name[0] == kind]].sum(axis=1)
@@ -82,4 +84,6 @@ def _inputs(features_nf: FloatArray, reference_f: FloatArray) -> FloatArray:
     shares_nc = np.stack([*by_kind, launches_n], axis=1) / total_n[:, None]
     # The output layer's size is that of the embedding: its logarithm tells the width on the scale of the other inputs.
     width_n = np.log(features_nf[:, feature_names().index("unembed.flops")])
-    return np.column_stack([np.log(total_n), width_n, shares_nc])
+    return np.column_stack(
+        [np.log(total_n), width_n, shares_nc, measured_nc / (measured_nc + total_n[:, None])]
+    )

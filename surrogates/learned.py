@@ -30,6 +30,7 @@ from surrogates.base import BoolArray, FloatArray, Prediction
 from surrogates.calibration import conformal_quantile, coverage, kendall_tau, mape, min_scores
 from surrogates.devices import DeviceSpec, device
 from surrogates.inputs import InputScaler
+from surrogates.kernel_table import KernelTable
 from surrogates.mean import AnalyticMean, roofline_coefficients
 from surrogates.posterior import Hyperparameters
 from surrogates.records import Records, to_records
@@ -109,6 +110,7 @@ class LatencySurrogate:
         reference: device (or name) whose roofline stands in where the records are silent; only its ratios matter.
         level: probability with which an interval should hold one fresh measurement.
         seed: of the folds.
+        kernels: measured products of the device, whose sum over an architecture's linears the mean starts from.
 
     Raises:
         ValueError: if the device, the dtype or the level is unknown.
@@ -123,6 +125,7 @@ class LatencySurrogate:
         reference: DeviceSpec | str = "cpu",
         level: float = 0.9,
         seed: int = 0,
+        kernels: KernelTable | None = None,
     ) -> None:
         self.family = family
         self.workload = workload
@@ -131,7 +134,8 @@ class LatencySurrogate:
         self.seed = seed
         min_scores(level)
         spec = device(reference) if isinstance(reference, str) else reference
-        self._reference_f = roofline_coefficients(spec, dtype)
+        self.kernels = None if kernels is None else kernels.part(dtype, workload.num_tokens)
+        self._reference_f = roofline_coefficients(spec, dtype, kernels is not None)
         self._records: Records | None = None
         self._features_nf: FloatArray | None = None
         self._keys: list[str] = []
@@ -164,8 +168,10 @@ class LatencySurrogate:
         """
         records = to_records(len(architectures), latency_ms_n, spread_ms_n, repeats_nr)
         keys = [architecture.key for architecture in architectures]
-        features_nf = feature_matrix(architectures, self.family, self.workload, self.dtype)
-        return self._fit(features_nf, records, keys)
+        return self._fit(self._features(architectures), records, keys)
+
+    def _features(self, architectures: Sequence[Architecture]) -> FloatArray:
+        return feature_matrix(architectures, self.family, self.workload, self.dtype, self.kernels)
 
     def _fit(self, features_nf: FloatArray, records: Records, keys: Sequence[str]) -> Self:
         n = len(keys)
@@ -207,7 +213,8 @@ class LatencySurrogate:
             ValueError: if called before :meth:`fit`.
         """
         values = self._fitted()[0].mean.coefficients_f
-        return {name: float(v) for name, v in zip(feature_names(), values, strict=True) if v > 0}
+        names = feature_names(self.kernels is not None)
+        return {name: float(v) for name, v in zip(names, values, strict=True) if v > 0}
 
     def _fitted(self) -> tuple[Regression, Records]:
         if self._model is None or self._records is None:
@@ -223,8 +230,7 @@ class LatencySurrogate:
             ValueError: if called before :meth:`fit`.
         """
         self._fitted()
-        features_nf = feature_matrix(architectures, self.family, self.workload, self.dtype)
-        return self._predict(features_nf)
+        return self._predict(self._features(architectures))
 
     def _predict(self, features_nf: FloatArray) -> Prediction:
         model, records = self._fitted()
@@ -263,7 +269,12 @@ class LatencySurrogate:
         for held in _folds(self._keys, k, self.seed + 1):
             rest = np.flatnonzero(~held)
             judge = LatencySurrogate(
-                self.family, self.workload, dtype=self.dtype, level=self.level, seed=self.seed
+                self.family,
+                self.workload,
+                dtype=self.dtype,
+                level=self.level,
+                seed=self.seed,
+                kernels=self.kernels,
             )
             judge._reference_f = self._reference_f
             judge._fit(self._features_nf[rest], records.take(rest), [self._keys[i] for i in rest])
@@ -309,7 +320,7 @@ class LatencySurrogate:
             "dtype": self.dtype,
             "level": self.level,
             "seed": self.seed,
-            "feature_names": list(feature_names()),
+            "feature_names": list(feature_names(self.kernels is not None)),
             "keys": self._keys,
             "single_noise": records.single_noise,
             "drift_std": records.drift_std,
@@ -322,6 +333,8 @@ class LatencySurrogate:
             "shrinkage": self._shrinkage,
             "quantile": self._quantile,
         }
+        if self.kernels is not None:  # the rows that predictions read, so that the file is complete
+            meta["kernels"] = self.kernels.to_json()
         write_archive(path, "latency-surrogate", _SCHEMA, meta, arrays)
 
     @classmethod
@@ -334,11 +347,17 @@ class LatencySurrogate:
         """
         meta, arrays = read_archive(path, "latency-surrogate", _SCHEMA)
         try:
-            if meta["feature_names"] != list(feature_names()):
+            kernels = KernelTable.from_json(meta["kernels"]) if "kernels" in meta else None
+            if meta["feature_names"] != list(feature_names(kernels is not None)):
                 raise ValueError("its operator counts are not those of this version")
             family, workload = Family.from_json(meta["family"]), Workload(**meta["workload"])
             found = cls(
-                family, workload, dtype=meta["dtype"], level=meta["level"], seed=meta["seed"]
+                family,
+                workload,
+                dtype=meta["dtype"],
+                level=meta["level"],
+                seed=meta["seed"],
+                kernels=kernels,
             )
             found._reference_f = arrays["reference_f"]
             found._features_nf, found._keys = arrays["features_nf"], list(meta["keys"])

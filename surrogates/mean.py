@@ -23,15 +23,23 @@ _HUBER = 2.0  # residuals beyond this many robust standard deviations lose weigh
 _REWEIGHTINGS = 30  # at most; most fits settle in five
 
 
-def roofline_coefficients(spec: DeviceSpec, dtype: str) -> FloatArray:
-    """Milliseconds per unit of each feature as the device's figures have it (memory and arithmetic not overlapped); shape (f,)."""
+def roofline_coefficients(spec: DeviceSpec, dtype: str, kernels: bool = False) -> FloatArray:
+    """Milliseconds per unit of each feature as the device's figures have it (memory and arithmetic not overlapped); shape (f,).
+
+    Args:
+        spec: the device.
+        dtype: of weights and activations.
+        kernels: whether the features have the column of a kernel table, whose unit is a microsecond.
+    """
     per_quantity = {
         "launches": spec.op_overhead_s,
         "flops": 1.0 / spec.peak(dtype),
         "bytes": 1.0 / spec.bandwidth_bytes_s,
         "dense_flops": 0.0,  # only kernels that compute with the zeros pay for them
+        "us": 1e-6,
     }
-    return 1e3 * np.array([per_quantity[name.partition(".")[2]] for name in feature_names()])
+    names = feature_names(kernels)
+    return 1e3 * np.array([per_quantity[name.partition(".")[2]] for name in names])
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from search_spaces import (
 )
 from surrogates.base import FloatArray
 from surrogates.devices import DeviceSpec, device, value_bytes
+from surrogates.kernel_table import KernelTable
+from surrogates.linears import linears_us
 
 _SPARSE_KINDS = ("n:m", "unstructured", "block", "vector")
 _KINDS = (
@@ -39,6 +41,7 @@ _KINDS = (
     "attention",
     "unembed",
 )
+KERNELS = "kernels.us"
 _QUANTITIES = ("launches", "flops", "bytes", "dense_flops")
 
 
@@ -220,9 +223,10 @@ def _sum_over_parts(
     return total
 
 
-def feature_names() -> tuple[str, ...]:
-    """Names of the columns of :func:`feature_matrix`: ``kind.quantity``."""
-    return tuple(f"{kind}.{quantity}" for kind in _KINDS for quantity in _QUANTITIES)
+def feature_names(kernels: bool = False) -> tuple[str, ...]:
+    """Names of the columns of :func:`feature_matrix`: ``kind.quantity``, and ``kernels.us`` where there is a kernel table."""
+    counts = tuple(f"{kind}.{quantity}" for kind in _KINDS for quantity in _QUANTITIES)
+    return (*counts, KERNELS) if kernels else counts
 
 
 def _features(found: list[Operator]) -> FloatArray:
@@ -238,18 +242,26 @@ def feature_matrix(
     family: Family,
     workload: Workload,
     dtype: str = "float32",
+    kernels: KernelTable | None = None,
 ) -> FloatArray:
     """Counts by kind of operator: launches, FLOPs, bytes, and FLOPs without the zeros; shape (n, f).
+
+    With a kernel table, one more column: microseconds of the linears by :func:`surrogates.linears.linears_us`.
 
     Args:
         architectures: n subnets of one family.
         family: what their search space holds fixed.
         workload: decode or prefill.
         dtype: of weights and activations.
+        kernels: measured products of the device.
     """
     if not architectures:
-        return np.zeros((0, len(feature_names())))
-    return _sum_over_parts(architectures, family, workload, dtype, _features)
+        return np.zeros((0, len(feature_names(kernels is not None))))
+    counts_nf = _sum_over_parts(architectures, family, workload, dtype, _features)
+    if kernels is None:
+        return counts_nf
+    us_n = linears_us(architectures, family, workload, dtype, kernels)
+    return np.column_stack([counts_nf, us_n])
 
 
 def features(

@@ -1,4 +1,7 @@
-"""One .npz file of arrays plus one JSON document: how a fitted surrogate is kept. Nothing is unpickled."""
+"""One .npz file of arrays plus one JSON document: how a fitted surrogate is kept. Nothing is unpickled.
+
+Its way of replacing a file in one step serves kernel tables as well.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +41,17 @@ def write_archive(
     text = json.dumps({"kind": kind, "schema": schema, **meta}, allow_nan=False)
     buffer = io.BytesIO()
     np.savez(buffer, **{_META: np.frombuffer(text.encode(), dtype=np.uint8)}, **arrays)  # type: ignore[arg-type]
+    replace_file(path, buffer.getvalue())
+
+
+def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file in one step, its folder made when missing: a kill or a full disk leaves the old one whole."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as handle:
-            handle.write(buffer.getvalue())
+            handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, target)

@@ -24,6 +24,7 @@ from nas.commands import _front
 from nas.deploy.baseline import DensePaths, measure_dense_paths
 from nas.deploy.check import Check
 from nas.deploy.device_profile import fit_profile
+from nas.deploy.kernels_in_use import kernels_in_use
 from nas.deploy.materialize import Winners, materialize, select
 from nas.deploy.measure import (
     Timing,
@@ -38,11 +39,13 @@ from nas.deploy.report import validate
 from nas.deploy.runtime import Runtime, check_device, device_name, provenance
 from nas.deploy.verify import verify
 from nas.files import FolderLock, FolderLockedError, read_jsonl
+from nas.kernels import use_table
 from nas.model import GPT, Supernet, extract, load_gpt
 from nas.objectives import Evaluation, Objective
 from nas.pareto import ParetoFront
 from nas.training import TrainedSupernet
 from search_spaces import Architecture, Family, SearchSpace, Sparsity, Workload, costs
+from surrogates import KernelRow, KernelTable
 
 DENSE, UNSTRUCTURED = Sparsity.parse("dense"), Sparsity.parse("unstructured:0.80")
 SPACE = SearchSpace(
@@ -392,6 +395,35 @@ def test_the_same_records_give_the_same_surrogates(
     copied[0]["median_ms"] *= 1.0001
     other = fit_profile(SPACE, copied, found.runtime, [SHORT])
     assert other.fingerprint != found.fingerprint
+
+
+def test_a_profile_reads_the_table_in_use(
+    trained: TrainedSupernet, tmp_path: Path, fake: Callable[..., FakeDevice]
+) -> None:
+    """It is recorded, decides the fingerprint, and records that dispatch made by another one are measured again."""
+    before = kernels_in_use("cpu")
+    use_table(None, device_name("cpu"))
+    try:
+        fake()
+        plain = _profile(trained, tmp_path)
+        assert json.loads((tmp_path / "profile.json").read_text())["kernels"] is None
+        row = KernelRow("float32", 32, 64, 1, "dense", "dense", {"dense": 5.0})
+        table = KernelTable(device_name("cpu"), (row,), {"date": "2026-01-01"})
+        use_table(table, device_name("cpu"))
+        fresh = fake()
+        found = _profile(trained, tmp_path)
+        assert fresh.calls == 48
+        assert found.kernels is table
+        assert found.fingerprint != plain.fingerprint
+        described = json.loads((tmp_path / "profile.json").read_text())["kernels"]
+        assert (described["date"], described["rows"]) == ("2026-01-01", 1)
+        again = fake()
+        assert _profile(trained, tmp_path).fingerprint == found.fingerprint
+        assert again.calls == 0
+        other = fit_profile(SPACE, plain.records, plain.runtime, [SHORT], kernels=table)
+        assert other.fingerprint != plain.fingerprint
+    finally:
+        use_table(before, device_name("cpu"))
 
 
 def test_records_of_another_processor_or_space_are_not_ours(

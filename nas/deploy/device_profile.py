@@ -12,7 +12,7 @@ import numpy as np
 
 from nas.deploy.runtime import Runtime
 from search_spaces import Architecture, SearchSpace, Workload
-from surrogates import LatencySurrogate, Prediction
+from surrogates import KernelTable, LatencySurrogate, Prediction
 
 
 @dataclass
@@ -25,6 +25,7 @@ class DeviceProfile:
         quality: cross-validated Kendall tau, MAPE and coverage of the intervals, per workload.
         records: every stored measurement.
         paths: what the dense paths took when the runtime was chosen.
+        kernels: measured products that the surrogates read; None where there was no table.
     """
 
     runtime: Runtime
@@ -32,6 +33,7 @@ class DeviceProfile:
     quality: dict[str, dict[str, float]]
     records: list[dict[str, Any]]
     paths: dict[str, Any] = field(default_factory=dict)
+    kernels: KernelTable | None = None
 
     def predict(self, workload: Workload, architectures: Sequence[Architecture]) -> Prediction:
         """Latency in ms with its interval.
@@ -53,14 +55,15 @@ class DeviceProfile:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits; equal ones mean the same records, and so the same surrogates."""
+        """16 hexadecimal digits; equal ones mean the same records and kernel table, and so the same surrogates."""
         names, runtime = {str(w) for w in self.surrogates}, self.runtime.to_json()
         rows = sorted(
             (r["key"], r["workload"], r["round"], r["median_ms"])
             for r in self.records
             if r["workload"] in names and r["runtime"] == runtime
         )
-        return hashlib.sha256(json.dumps([runtime, rows]).encode()).hexdigest()[:16]
+        content = [runtime, rows] + ([self.kernels.fingerprint] if self.kernels else [])
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def fit_profile(
@@ -69,8 +72,9 @@ def fit_profile(
     runtime: Runtime,
     workloads: Sequence[Workload],
     paths: dict[str, Any] | None = None,
+    kernels: KernelTable | None = None,
 ) -> DeviceProfile:
-    """Fit the surrogates to stored records; the same records give the same surrogates.
+    """Fit the surrogates to stored records; the same records, and the same kernel table if any, give the same surrogates.
 
     Raises:
         ValueError: if a workload has too few records.
@@ -89,7 +93,7 @@ def fit_profile(
         for i, (_, times) in enumerate(rows.values()):
             for number, median in times.items():
                 repeats[i, number] = median
-        surrogate = LatencySurrogate(space.family, workload, dtype=runtime.dtype)
+        surrogate = LatencySurrogate(space.family, workload, dtype=runtime.dtype, kernels=kernels)
         surrogate.fit([architecture for architecture, _ in rows.values()], repeats_nr=repeats)
         surrogates[workload] = surrogate
         scores = surrogate.cross_validate(5)
@@ -98,4 +102,4 @@ def fit_profile(
             "num_records": int(np.isfinite(repeats).sum()),
             "num_architectures": len(rows),
         }
-    return DeviceProfile(runtime, surrogates, quality, list(records), dict(paths or {}))
+    return DeviceProfile(runtime, surrogates, quality, list(records), dict(paths or {}), kernels)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from nas.deploy.baseline import DensePaths, measure_dense_paths
 from nas.deploy.device_profile import DeviceProfile, fit_profile
+from nas.deploy.kernels_in_use import describe, kernels_in_use
 from nas.deploy.measure import measure_latency
 from nas.deploy.profile_records import latency_record, read_records
 from nas.deploy.runtime import Runtime, check_device, device_name
@@ -43,7 +44,8 @@ def profile(
 
     Every architecture is measured once in each round; the rounds lie apart in time, so their spread
     holds the machine's drift. With ``out`` every record is on disk before the next is taken, and a
-    killed profile goes on where it stopped.
+    killed profile goes on where it stopped. Where a kernel table is in use on the device
+    (:func:`nas.kernels.use_table`, ``nas tune``), the surrogates read it.
 
     Args:
         supernet: the weights.
@@ -79,8 +81,12 @@ def profile(
     path = None if out is None else Path(out) / "profile.jsonl"
     # What another processor took says nothing about this one, nor do the models of another space.
     mine = {"device": device_name(device), "space": space.fingerprint}
+    kernels = kernels_in_use(device)
+    if kernels is not None:  # dispatch went by it
+        mine["kernels"] = kernels.fingerprint
+    keys = {"device", "space", "kernels"}
     with run_lock(out):
-        records = [r for r in read_records(path) if all(r[k] == v for k, v in mine.items())]
+        records = [r for r in read_records(path) if all(r.get(k) == mine.get(k) for k in keys)]
         runtime, paths = _runtime(supernet, wanted[0], device, threads, records)
         timed = [r for r in records if r["runtime"] == runtime.to_json()]
         done = {(r["round"], r["key"], r["workload"]) for r in timed}
@@ -104,12 +110,11 @@ def profile(
             records.append(record)
         # Later rounds may stand there as well: a resumed search must see what it saw before.
         chosen = [r for r in records if r["round"] < rounds]
-        found = fit_profile(space, chosen, runtime, wanted, paths)
+        found = fit_profile(space, chosen, runtime, wanted, paths, kernels)
         if out is not None:
-            write_json_atomic(
-                Path(out) / "profile.json",
-                {"runtime": runtime.to_json(), "quality": found.quality, "dense_paths_ms": paths},
-            )
+            summary: dict[str, Any] = {"runtime": runtime.to_json(), "quality": found.quality}
+            summary |= {"dense_paths_ms": paths, "kernels": describe(kernels)}
+            write_json_atomic(Path(out) / "profile.json", summary)
     return found
 
 
