@@ -6,7 +6,7 @@
 DEVICE ?= cpu
 OUT ?= runs/default
 ARGS ?=
-TRITON := triton==3.6.0
+TRITON := triton==3.9.0
 
 ifdef PY
 PYTHON := $(PY)

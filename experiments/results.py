@@ -44,8 +44,12 @@ def command_line(module: str, recipe: Any) -> str:
     for name, value in ((f.name, getattr(recipe, f.name)) for f in fields(recipe)):
         if name == "out" or value is None:
             continue
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+            continue
         values = value if isinstance(value, tuple) else (value,)
-        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+        words += [f"--{option}", *map(str, values)]
     return shlex.join(words)
 
 

@@ -8,6 +8,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Triton's kernels are tested for values where there is no GPU: by its interpreter, which must be chosen before they are imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # no timed assertion, also not by hypothesis: the machine may be busy; CI draws the same examples every time
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

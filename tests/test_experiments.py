@@ -23,12 +23,10 @@ from experiments.exhaustive import race as races
 from experiments.exhaustive import table as tables
 from experiments.exhaustive.race import _KnownBytes, box, race, run_one
 from experiments.exhaustive.table import OBJECTIVES, Lookup, evaluate_table, small_space
-from experiments.kernels.__main__ import check, time_pair
 from experiments.search_seeds import __main__ as search_seeds
 from experiments.supernet_quality import __main__ as supernet_quality
 from experiments.supernet_quality.overhead import overheads
 from experiments.supernet_quality.ranking import only, rank, tau_within
-from nas.kernels import PackedWeight, pack
 from nas.model import Supernet
 from nas.objectives import Evaluation
 from nas.pareto import normalized_hypervolume
@@ -299,17 +297,3 @@ def test_overheads_are_ratios_of_real_forward_passes() -> None:
     )
     assert len(ratios) == 1
     assert ratios[0] > 0.0
-
-
-def test_a_wrong_product_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-    packed, x = pack(weight, "unstructured:0.80"), torch.ones(2, 64)
-    assert check(packed, x) < 1e-6
-    monkeypatch.setattr(
-        type(packed), "multiply", lambda self, x: 1.01 * PackedWeight.multiply(self, x)
-    )
-    with pytest.raises(RuntimeError, match="expected an error of at most"):
-        check(packed, x)
-    dense_us, sparse_us = time_pair(lambda: x, lambda: x, "cpu", 3)
-    assert dense_us > 0.0
-    assert sparse_us > 0.0

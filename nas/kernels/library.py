@@ -1,0 +1,132 @@
+"""The sparse product as a torch operator, so that ``torch.compile``, ``torch.export`` and autograd see one node.
+
+``sparse_gpt_nas::sparse_linear`` takes the stored tensors of a packed weight as a list. Its gradients: for the input, exact for every
+format, ``dy W`` with the dense weight rebuilt (training has many tokens, where that costs little); for the values of N:M and column
+vectors, the products of their own positions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas.kernels.dispatch import choose
+from nas.kernels.epilogue import Epilogue
+from nas.kernels.formats import PackedWeight, from_checked
+from nas.kernels.paths import run_path
+
+NAME = "sparse_gpt_nas::sparse_linear"
+
+
+@torch.library.custom_op(NAME, mutates_args=())
+def sparse_linear_op(
+    x: Tensor,
+    stored: Sequence[Tensor],
+    hints: Sequence[int],
+    sparsity: str,
+    format: str,
+    num_rows: int,
+    num_columns: int,
+    bias: Tensor | None,
+    activation: str | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    adapter_first: bool,
+    gate: Tensor | None,
+) -> Tensor:
+    """``[N, M]`` of ``x [N, K]``; see :func:`nas.kernels.sparse_linear`."""
+    packed = from_checked(sparsity, format, (num_rows, num_columns), stored, hints)
+    packed.may_copy = False  # it lives for this call only
+    adapter = None if a is None or b is None else (a, b)
+    y = product(packed, x, Epilogue(bias, activation, adapter, adapter_first, gate))
+    return y.contiguous()  # MKL's is transposed
+
+
+def product(packed: PackedWeight, x_NK: Tensor, epilogue: Epilogue) -> Tensor:
+    """``[N, M]`` by the path that dispatch chooses."""
+    num_tokens = x_NK.shape[0]
+    if num_tokens == 0:
+        return x_NK.new_empty(0, packed.shape[0])
+    choice = choose(packed, num_tokens)
+    return run_path(choice.path, packed, x_NK, epilogue, choice.config)
+
+
+@sparse_linear_op.register_fake
+def _(
+    x: Tensor,
+    stored: Sequence[Tensor],
+    hints: Sequence[int],
+    sparsity: str,
+    format: str,
+    num_rows: int,
+    *_: Any,
+) -> Tensor:
+    return x.new_empty(x.shape[0], num_rows)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, stored, _, sparsity, format, num_rows, num_columns, *rest = inputs
+    if any(part is not None for part in (*rest[:4], rest[5])):
+        raise NotImplementedError(
+            "gradients are of the bare product; the door applies the rest in torch"
+        )
+    ctx.save_for_backward(x, *stored)
+    ctx.description = sparsity, format, (num_rows, num_columns)
+
+
+@torch.library.custom_op(f"{NAME}_input_gradient", mutates_args=())
+def input_gradient(
+    grad: Tensor,
+    stored: Sequence[Tensor],
+    sparsity: str,
+    format: str,
+    num_rows: int,
+    num_columns: int,
+) -> Tensor:
+    """``[N, K]``: ``dy W``."""
+    return grad @ from_checked(sparsity, format, (num_rows, num_columns), stored).unpack()
+
+
+@input_gradient.register_fake
+def _(
+    grad: Tensor, stored: Sequence[Tensor], sparsity: str, format: str, rows: int, columns: int
+) -> Tensor:
+    return grad.new_empty(grad.shape[0], columns)
+
+
+@torch.library.custom_op(f"{NAME}_values_gradient", mutates_args=())
+def values_gradient(
+    grad: Tensor,
+    x: Tensor,
+    stored: Sequence[Tensor],
+    sparsity: str,
+    format: str,
+    num_rows: int,
+    num_columns: int,
+) -> Tensor:
+    """The shape of the stored values."""
+    packed = from_checked(sparsity, format, (num_rows, num_columns), stored)
+    return packed.values_gradient(grad, x).contiguous()
+
+
+@values_gradient.register_fake
+def _(grad: Tensor, x: Tensor, stored: Sequence[Tensor], *_: Any) -> Tensor:
+    return torch.empty_like(stored[0], memory_format=torch.contiguous_format)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, *stored = ctx.saved_tensors
+    sparsity, format, (num_rows, num_columns) = ctx.description
+    description = (sparsity, format, num_rows, num_columns)
+    grad_x = input_gradient(grad, stored, *description) if ctx.needs_input_grad[0] else None
+    grads: list[Tensor | None] = [None] * len(stored)
+    needs = ctx.needs_input_grad[1]
+    if any(needs) if isinstance(needs, list | tuple) else needs:
+        grads[0] = values_gradient(grad, x, stored, *description)
+    return (grad_x, grads, *[None] * 11)
+
+
+torch.library.register_autograd(NAME, _backward, setup_context=_save)

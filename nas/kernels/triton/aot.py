@@ -1,0 +1,173 @@
+"""Every program that dispatch may launch, compiled without a GPU.
+
+The programs are not listed by hand: :func:`launch.launches` is asked, with tensors that have a shape but no memory, what it would launch
+for a large weight, so that what is compiled here cannot drift from what runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nas.kernels.epilogue import Epilogue
+from nas.kernels.triton.aot_weights import PER, Weight, all_weights
+from nas.kernels.triton.configs import TOKEN_BLOCKS, tile_key
+from nas.kernels.triton.launch import Launch, launches
+from nas.kernels.triton.sass import MachineCode, compile_for
+
+ARCHITECTURES = (80, 90)
+_CSR_TOKENS = (1, 2, 4)
+_BFLOAT16_LEVELS = (
+    0.75,
+    0.8,
+)  # one weight of each assembly kernel: its instructions differ by a word
+_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.uint8: "u8"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Program:
+    """One kernel with all that it is compiled for.
+
+    Args:
+        kernel: name of its function.
+        module: it is defined in.
+        weight: it is launched for.
+        tokens: of one program, BN.
+        dtype: of weight and input.
+        capability: 80 for sm_80.
+        arguments: types by name; what is absent is a constant.
+        constants: values by name.
+        num_warps: of a block.
+        num_stages: of the software pipeline.
+        weights: that a turn of its loop over K consumes; 0 where turns differ or there is no loop.
+    """
+
+    kernel: str
+    module: str
+    weight: Weight
+    tokens: int
+    dtype: str
+    capability: int
+    arguments: Mapping[str, str]
+    constants: Mapping[str, Any]
+    num_warps: int
+    num_stages: int
+    weights: int
+
+    @property
+    def per(self) -> str:
+        """What the weights are: ``stored`` ones or those of the ``dense`` matrix."""
+        return PER[self.weight.stored]
+
+    @property
+    def name(self) -> str:
+        """The program in words: what is stored and launched how."""
+        weight, config = self.weight, self.weight.config
+        parts = [weight.stored, tile_key(weight.sparsity, weight.stored)]
+        if "ITEMS" in self.constants:
+            level = f"{weight.sparsity.level:.2f}" if weight.hints else "any"
+            parts = [
+                weight.stored,
+                level,
+                f"items {self.constants['FULL']}-{self.constants['ITEMS']}",
+            ]
+        if not self.weights:
+            parts.append(self.kernel)
+        if not weight.is_even:
+            parts.append("uneven")
+        parts += [
+            f"{config.kernel} {config.block_m}x{config.block_k}",
+            f"{self.num_warps} warps {self.num_stages} stages",
+        ]
+        return " ".join([*parts, f"N={self.tokens} {self.dtype} sm_{self.capability}"])
+
+    @property
+    def identity(self) -> str:
+        """What tells it from another program."""
+        parts = self.kernel, self.arguments, self.constants, self.num_warps, self.num_stages
+        return f"{parts} {self.capability}"
+
+    def compile(self) -> MachineCode:
+        """Its machine code's figures.
+
+        Raises:
+            triton.CompilationError: if it does not compile.
+        """
+        kernel = getattr(importlib.import_module(self.module), self.kernel)
+        return compile_for(
+            kernel, self.arguments, self.constants, self.capability,
+            self.num_warps, self.num_stages, has_loop=self.weights > 0,
+        )  # fmt: skip
+
+
+def programs(
+    architectures: Sequence[int] = ARCHITECTURES,
+    blocks: Sequence[int] = TOKEN_BLOCKS,
+    edges: bool = True,
+) -> list[Program]:
+    """All programs of all tile configurations: products first, then the kernels that prepare inputs and sum parts.
+
+    Args:
+        architectures: 80 and 90 for sm_80 and sm_90.
+        blocks: numbers of tokens, each a block of its own; CSR has its own.
+        edges: see :func:`aot_weights.all_weights`.
+    """
+    found: dict[str, Program] = {}
+    for weight in all_weights(edges):
+        is_assembly = weight.config.kernel == "assembly"
+        with_bfloat16 = is_assembly and weight.sparsity.level in _BFLOAT16_LEVELS
+        for dtype in (torch.float16, torch.bfloat16)[: 1 + with_bfloat16]:
+            for tokens in _CSR_TOKENS if weight.stored == "csr" else blocks:
+                for launch, weights in _launched(weight, tokens, dtype):
+                    for capability in architectures:
+                        program = _program(launch, weight, dtype, capability, weights)
+                        found.setdefault(program.identity, program)
+    return sorted(found.values(), key=lambda program: not program.weights)
+
+
+def _launched(weight: Weight, tokens: int, dtype: torch.dtype) -> list[tuple[Launch, int]]:
+    """What a product launches, each with the weights of a turn of its loop."""
+    with FakeTensorMode():
+        packed = weight.pack(dtype, "cuda")
+        x = torch.empty(tokens, weight.shape[1], dtype=dtype, device="cuda")
+        # alone, so that the epilogue is in the kernel; shared by many, so that parts are summed
+        _, wanted = launches(packed, x, Epilogue(), replace(weight.config, split=1))
+        _, shared = launches(packed, x, Epilogue(), replace(weight.config, split=16))
+    product = next(i for i, launch in enumerate(wanted) if "SPLIT" in launch.keywords)
+    return [
+        (launch, weight.weights_of_turn if i == product else 0)
+        for i, launch in enumerate([*wanted, shared[-1]])
+    ]
+
+
+def _program(
+    launch: Launch, weight: Weight, dtype: torch.dtype, capability: int, weights: int
+) -> Program:
+    arguments: dict[str, str] = {}
+    constants = dict(launch.keywords)
+    num_warps, num_stages = constants.pop("num_warps"), constants.pop("num_stages", 3)
+    for name, value in zip(launch.kernel.arg_names, launch.arguments, strict=False):
+        if isinstance(value, torch.Tensor):
+            arguments[name] = f"*{_NAMES[value.dtype]}:16"
+        elif value is None or value == 1:  # Triton takes a 1 for a constant
+            constants[name] = value
+        else:
+            arguments[name] = "i32" if value % 16 else "i32:16"
+    return Program(
+        kernel=launch.kernel.__name__,
+        module=launch.kernel.__module__,
+        weight=weight,
+        tokens=constants.get("BN", 8),  # fragments have blocks of 8
+        dtype=_NAMES[dtype],
+        capability=capability,
+        arguments=arguments,
+        constants=constants,
+        num_warps=num_warps,
+        num_stages=num_stages,
+        weights=weights,
+    )

@@ -1,0 +1,573 @@
+"""The harness that measures sparse kernels: small and whole on the CPU; its arithmetic against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import tyro
+
+from experiments import results
+from experiments.kernels import __main__ as bench_main
+from experiments.kernels import bound, checks, decode, measure, plots, prediction, tables
+from experiments.kernels.cards import CARDS
+from experiments.kernels.cases import Bench, select_cases
+from experiments.kernels.decode_models import MODELS, build, unpacked
+from experiments.kernels.shapes import OPT_SHAPES, SHAPES, Kind, find_kinds, kinds
+from experiments.kernels.timing import Timing, copy_bandwidth, flush_bytes, time_in_turns
+from search_spaces import linear_shapes
+
+SMALL = Bench(
+    shapes=("tiny.o",),
+    sparsities=("vector64:0.80", "2:4", "csl:0.80"),
+    rows=(1, 16),
+    repeats=2,
+)
+
+
+@pytest.fixture
+def results_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where results go; made by the first that writes one."""
+    folder = tmp_path / "results"
+
+    def made(experiment: str, device: str = "cpu") -> Path:
+        (folder / experiment).mkdir(parents=True, exist_ok=True)
+        return folder / experiment
+
+    monkeypatch.setattr(bench_main, "result_folder", made)
+    monkeypatch.setattr(decode, "result_folder", made)
+    return folder
+
+
+def log_of(bench: Bench) -> Path:
+    return bench.out / results.device_slug("cpu") / "cases.jsonl"
+
+
+# --- what is measured ----------------------------------------------------------------------------
+
+
+def test_the_shapes_are_those_of_the_published_benchmark() -> None:
+    sizes = {(s.out_features, s.in_features) for s in OPT_SHAPES}
+    expected = [(21504, 7168), (7168, 7168), (28672, 7168), (7168, 28672)]
+    expected += [(27648, 9216), (9216, 9216), (36864, 9216), (9216, 36864)]
+    expected += [(36864, 12288), (12288, 12288), (49152, 12288), (12288, 49152)]
+    assert sizes == set(expected)
+    names = [s.name for device in SHAPES for s in SHAPES[device]]
+    assert len(set(names)) == len(names)
+    assert all(kind.fits(shape) for shape in SHAPES["cuda"] for kind in kinds("cuda"))
+
+
+def test_the_most_telling_cases_come_first() -> None:
+    cases = select_cases(Bench(device="cuda"))
+    assert len(cases) == len({c.key for c in cases}) == 20 * 34 * 5
+    first = cases[0]
+    assert (first.shape.model, first.rows, first.kind.sparsity.level) == ("opt-175b", 8, 0.8)
+    rows = [c.rows for c in cases]
+    assert set(rows[: rows.index(1)]) == {8, 16, 32}
+    middle = [c for c in cases if c.rows == 16]
+    sizes = [c.shape.size for c in middle]
+    assert sizes == sorted(sizes, reverse=True)
+    quick = select_cases(Bench(device="cuda", quick=True))
+    assert {c.key for c in quick} < {c.key for c in cases}
+    assert {c.rows for c in quick} == {8, 16, 32}
+
+
+def test_filters_say_what_they_do_not_know() -> None:
+    one = Bench(device="cuda", shapes=("llama-3-8b.o", "opt-30b"), sparsities=("2:4",), rows=(3,))
+    assert sorted({c.shape.model for c in select_cases(one)}) == ["llama-3-8b", "opt-30b"]
+    assert {c.rows for c in select_cases(one)} == {3}
+    assert [k.label for k in find_kinds("cuda", ("csl:0.75", "bitmap"))][:2] == [
+        "csl:0.75",
+        "bitmap:0.50",
+    ]
+    with pytest.raises(ValueError, match="expected shapes among"):
+        select_cases(Bench(shapes=("opt-30b",)))
+    with pytest.raises(ValueError, match="expected a sparsity such as"):
+        select_cases(Bench(sparsities=("csl:high",)))
+    with pytest.raises(ValueError, match="expected rows of 1 or more"):
+        select_cases(Bench(rows=(0,)))
+    with pytest.raises(ValueError, match="expected dtypes in"):
+        select_cases(Bench(dtypes=("int8",)))
+
+
+def test_labels_are_read_back() -> None:
+    for kind in (*kinds("cuda"), *kinds("cpu")):
+        assert Kind.parse(kind.label) == kind
+    assert Kind.parse("csl:0.80").sparsity == Kind.parse("bitmap:0.80").sparsity
+
+
+def test_the_stored_command_repeats_every_setting() -> None:
+    asked = Bench(quick=True, graphs=False, rows=(1, 8), sparsities=("2:4",), minutes=1.5)
+    for recipe in (asked, Bench(), decode.Decode(models=("opt-30b",), depth=2), bound.Bound()):
+        words = shlex.split(results.command_line("experiments.kernels", recipe))
+        assert tyro.cli(type(recipe), args=words[3:]) == recipe
+
+
+# --- correctness and timing ----------------------------------------------------------------------
+
+
+def test_a_product_is_judged_by_what_rounding_explains() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(3, 512, generator=generator), torch.randn(64, 512, generator=generator)
+    exact, dense = checks.exact_product(x, weight), F.linear(x, weight)
+    torch.testing.assert_close(exact, x.double() @ weight.double().T)
+    assert checks.check_product(dense, dense, exact, 512, "it") < 1e-6
+    for wrong in (1.001 * dense, dense.roll(1, 0), torch.full_like(dense, float("nan"))):
+        with pytest.raises(checks.WrongProduct, match="expected it within .* got .*nothing is"):
+            checks.check_product(wrong, dense, exact, 512, "it")
+    coarse = dense.bfloat16()
+    checks.check_product(coarse, coarse, exact, 512, "it")
+    off = coarse + 0.1 * exact.abs().max().bfloat16()  # bfloat16 has 8 bits, not 4
+    with pytest.raises(checks.WrongProduct):
+        checks.check_product(off, coarse, exact, 512, "it")
+
+
+def test_every_format_is_checked_in_every_dtype_and_on_every_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "checks.jsonl"
+
+    def check(dtypes: tuple[str, ...], **settings: Any) -> list[dict[str, Any]]:
+        found, missing = checks.check_kinds(
+            kinds("cpu"), dtypes, "cpu", log=log, **{"setting": "a", **settings}
+        )
+        assert not missing
+        return found
+
+    found = check(("float32", "bfloat16"))
+    patterns = {kind.pattern for kind in kinds("cpu")}
+    assert {(f["pattern"], f["dtype"]) for f in found} == {
+        (p, d) for p in patterns for d in ("float32", "bfloat16")
+    }
+    for record in found:
+        assert {"default", "unpack"} <= set(record["errors"])
+        assert all(0.0 <= error < 0.05 for error in record["errors"].values())
+    real = checks.multiply
+    monkeypatch.setattr(checks, "multiply", lambda *a, **k: 1.05 * real(*a, **k))
+    assert check(("float32",), thorough=False) == found[::2]  # passed before, and more
+    with pytest.raises(checks.WrongProduct):
+        check(("float32",), setting="b")
+
+
+def test_timings_are_ordered_and_taken_in_turns() -> None:
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    found = time_in_turns(calls, "cpu", repeats=4)
+    assert list(found) == list(calls)
+    assert all(sorted(order[i : i + 3]) == ["a", "b", "c"] for i in range(0, len(order), 3))
+    assert len({order[i] for i in range(0, len(order), 3)}) == 3  # each is first in some round
+    for timing in found.values():
+        assert 0.0 < timing.p20_us <= timing.median_us <= timing.p80_us
+    assert Timing.of([4.0, 1.0, 2.0, 3.0, 5.0]) == Timing(3.0, 1.8, 4.2, 5)
+    assert copy_bandwidth("cpu", repeats=2, num_bytes=2**16) > 0.0
+    assert flush_bytes(50 * 2**20) == 256 * 2**20
+    assert flush_bytes(200 * 2**20) == 400 * 2**20
+
+
+# --- the whole harness ---------------------------------------------------------------------------
+
+
+def test_a_run_writes_table_figures_and_result(
+    tmp_path: Path, results_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench_main.main(replace(SMALL, out=tmp_path / "work"))
+    folder = results_folder / "kernels"
+    assert {p.name for p in folder.iterdir()} == {
+        "kernels.csv",
+        "result.json",
+        "speedup.png",
+        "wins.png",
+    }
+    assert "small CPU version" in capsys.readouterr().out
+    rows = tables.read_csv(folder / "kernels.csv")
+    assert {(r["sparsity"], r["rows"]) for r in rows} == {
+        (s, n) for s in ("vector64:0.80", "2:4", "csl:0.80") for n in (1, 16)
+    }
+    for row in rows:
+        assert min(row["median_us"], row["dense_us"], row["speedup"], row["byte_bound"]) > 0.0
+        assert row["share_of_copy"] > 0.0
+        assert not (row["is_best"] and row["kind"] != "sparse")
+    for sparsity, number in {(r["sparsity"], r["rows"]) for r in rows}:
+        case = [r for r in rows if (r["sparsity"], r["rows"]) == (sparsity, number)]
+        dense = [r for r in case if r["kind"] == "dense"]
+        assert len(dense) >= 2
+        assert {r["dense_us"] for r in case} == {min(r["median_us"] for r in dense)}
+        assert sum(r["is_best"] for r in case) == 1
+        assert "default" in {r["path"] for r in case}
+    stored = json.loads((folder / "result.json").read_text())
+    values = stored["values"]
+    assert values["cases"] == values["of_cases"] == 6
+    assert values["left_out"] == []
+    assert "small CPU version" in values["version"]
+    assert len(values["speedups"]) == 6
+    assert all(s["shapes"] == 1 and s["speedup"] > 0.0 for s in values["speedups"])
+    assert any("CUTLASS" in name for name in values["unavailable_paths"])
+
+
+def test_a_killed_run_goes_on_from_its_log(
+    tmp_path: Path, results_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = replace(SMALL, out=tmp_path / "work", sparsities=("vector64:0.80", "2:4"))
+    bench_main.main(bench)
+    log = log_of(bench)
+    whole = log.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    assert len(lines) == 4
+    log.write_bytes(b"".join(lines[:3]) + lines[3][:40])  # torn in the fourth record
+    measured: list[str] = []
+    real = measure._measure_case
+
+    def counting(case: Any, *arguments: Any) -> Any:
+        measured.append(case.key)
+        return real(case, *arguments)
+
+    monkeypatch.setattr(measure, "_measure_case", counting)
+    bench_main.main(bench)
+    assert measured == [json.loads(lines[3])["key"]]
+    assert log.read_bytes().startswith(b"".join(lines[:3]))
+    assert len(log.read_bytes().splitlines()) == 4
+    bench_main.main(bench)
+    assert len(measured) == 1  # nothing is left to do
+    bench_main.main(replace(bench, repeats=3))  # another setting: none of the records is its own
+    assert len(measured) == 5
+
+
+def test_a_budget_ends_a_run_cleanly(
+    tmp_path: Path, results_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = replace(SMALL, out=tmp_path / "work", minutes=0.0)
+    bench_main.main(none)
+    assert "Nothing was measured" in capsys.readouterr().out
+    assert not results_folder.exists()
+    one = replace(SMALL, out=tmp_path / "work", sparsities=("2:4",))
+    bench_main.main(one)
+    bench_main.main(none)
+    values = json.loads((results_folder / "kernels" / "result.json").read_text())["values"]
+    assert values["cases"] == 2
+    assert len(values["left_out"]) == 4
+    assert "4 cases left out" in capsys.readouterr().out
+
+
+def test_a_failing_check_writes_nothing(
+    tmp_path: Path, results_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = replace(SMALL, out=tmp_path / "work")
+    real = checks.multiply
+    monkeypatch.setattr(checks, "multiply", lambda *a, **k: 1.05 * real(*a, **k))
+    with pytest.raises(checks.WrongProduct, match="nothing is timed"):
+        bench_main.main(bench)
+    assert not results_folder.exists()
+    assert not bench.out.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(bench_main, "result_folder", lambda *_: pytest.fail("it wrote a result"))
+    # right on small weights and wrong on the case's own
+    monkeypatch.setattr(measure, "multiply", lambda *a, **k: 1.05 * real(*a, **k))
+    with pytest.raises(checks.WrongProduct, match="tiny.o"):
+        bench_main.main(bench)
+    assert not log_of(bench).exists()
+
+
+def test_a_path_that_cannot_run_is_named_and_the_others_are_timed(
+    tmp_path: Path, results_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = measure.multiply
+
+    def broken(x: Any, packed: Any, path: str) -> Any:
+        if path == "unpack":
+            raise RuntimeError("out of resource: shared memory")
+        return real(x, packed, path)
+
+    monkeypatch.setattr(measure, "multiply", broken)
+    bench_main.main(replace(SMALL, out=tmp_path / "work", sparsities=("2:4",), rows=(1,)))
+    values = json.loads((results_folder / "kernels" / "result.json").read_text())["values"]
+    assert values["unavailable_paths"]["2:4 unpack"].endswith("out of resource: shared memory")
+    rows = tables.read_csv(results_folder / "kernels" / "kernels.csv")
+    assert "unpack" not in {r["path"] for r in rows}
+
+
+# --- arithmetic of the tables ---------------------------------------------------------------------
+
+
+def made_up_record(rows: int = 16, factor: float = 1.0, dtype: str = "float16") -> dict[str, Any]:
+    """A case whose dense weight is 2 MB and whose sparse one is 0.5 MB."""
+
+    def path(name: str, kind: str, median: float) -> dict[str, Any]:
+        timing = Timing(median, 0.9 * median, 1.2 * median, 5)
+        return {"path": name, "kind": kind, "error": 1e-4, **vars(timing)}
+
+    paths = [
+        path(f"dense {dtype} linear", "dense", 120.0),
+        path(f"dense {dtype} mm", "dense", 100.0),
+        path("dense", "dense copy", 20.0),
+        path("default", "sparse", 80.0 / factor),
+        path("triton", "sparse", 50.0 / factor),
+    ]
+    return {
+        "dtype": dtype,
+        "model": "m",
+        "layer": "up",
+        "out_features": 1000,
+        "in_features": 1000,
+        "pattern": "csl",
+        "sparsity": "csl:0.80",
+        "level": 0.8,
+        "rows": rows,
+        "stored_bytes": 500_000,
+        "dense_bytes": 2_000_000,
+        "moved_bytes": 100_000,
+        "paths": paths,
+        "unavailable": {},
+        "copy_gbps": 42.0,
+    }
+
+
+def test_speed_up_bound_and_share_are_what_they_say() -> None:
+    rows = {r["path"]: r for r in tables.path_rows(made_up_record())}
+    best = rows["triton"]
+    assert best["is_best"]
+    assert best["dense_us"] == 100.0  # of the faster dense path
+    assert best["speedup"] == 2.0
+    assert best["byte_bound"] == 4.0
+    assert best["gbps"] == 12.0  # 0.6 MB in 50 us
+    assert best["share_of_copy"] == pytest.approx(12.0 / 42.0, rel=1e-3)
+    assert rows["dense float16 mm"]["gbps"] == 21.0
+    assert not rows["dense"]["is_best"]  # keeps a dense copy: no win of sparsity's
+    assert rows["default"]["speedup"] == 1.25
+
+
+def test_means_over_shapes_are_geometric() -> None:
+    assert tables.geometric_mean([2.0, 0.5]) == pytest.approx(1.0)
+    rows = [r for f in (1.0, 4.0) for r in tables.path_rows(made_up_record(factor=f))]
+    (summary,) = tables.summarize(rows)
+    assert (summary["shapes"], summary["least"], summary["largest"]) == (2, 2.0, 8.0)
+    assert summary["speedup"] == pytest.approx(4.0)
+    assert summary["byte_bound"] == 4.0
+
+
+def test_bytes_are_counted_as_the_formats_store_them() -> None:
+    """Per weight: values, and for 2:4 half a bit each, for vectors an int32 per column of V, for a bitmap a bit and its starts."""
+    shape = (4096, 4096)
+    for label, bytes_per_weight in (
+        ("2:4", 1.0 + 0.125),
+        ("vector64:0.50", 0.5 * (2 + 4 / 64)),
+        ("csl:0.50", 0.5 * 4),
+        ("bitmap:0.50", 1.0 + 1 / 8 + 4 / 128),
+    ):
+        assert prediction.byte_ratio(Kind.parse(label), shape) == pytest.approx(
+            2 / bytes_per_weight, rel=1e-3
+        )
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_the_published_curve_is_the_published_one() -> None:
+    assert {n: tuple(curve.values()) for n, curve in plots.PUBLISHED.items()} == {
+        8: (1.47, 1.79, 2.23),
+        16: (1.46, 1.76, 2.20),
+        32: (1.40, 1.63, 1.93),
+    }
+    assert all(tuple(curve) == (0.7, 0.8, 0.9) for curve in plots.PUBLISHED.values())
+    assert "published, A100 (2309.10285)" in plots.PUBLISHED_LABEL
+
+
+def test_figures_are_drawn_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.csv"
+    records = [made_up_record(n, f) for n, f in ((1, 0.25), (16, 1.0), (64, 2.0))]
+    tables.write_csv(path, [r for c in records for r in tables.path_rows(c)], tables.COLUMNS)
+    files = plots.draw(path, "a card")
+    assert [f.name for f in files] == ["speedup.png", "wins.png"]
+    assert all(f.read_bytes().startswith(b"\x89PNG") for f in files)
+    records += [made_up_record(dtype="bfloat16")]
+    tables.write_csv(path, [r for c in records for r in tables.path_rows(c)], tables.COLUMNS)
+    assert {f.name for f in plots.draw(path, "a card")} == {
+        f"{name}-{dtype}.png" for name in ("speedup", "wins") for dtype in ("float16", "bfloat16")
+    }
+    path.write_text("path,median_us\na,1\n")
+    with pytest.raises(ValueError, match="expected the columns"):
+        plots.draw(path, "a card")
+
+
+# --- decode ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["opt-13b", "llama-3-8b"])
+def test_a_built_model_is_the_function_of_its_unpacked_weights(name: str) -> None:
+    shape = MODELS[name].reduced(40)
+    sparse = build(shape, Kind.parse("vector64:0.80"), 8, torch.float32, "cpu", depth=2)
+    tokens = torch.arange(6)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            sparse(tokens), unpacked(sparse, torch.float32)(tokens), atol=1e-4, rtol=1e-4
+        )
+    dense = build(shape, None, 8, torch.float32, "cpu", depth=2)
+    assert sparse.weight_bytes() < dense.weight_bytes()
+    pointers = [
+        layer.get_submodule("down").weight.tensors()["values"].data_ptr() for layer in sparse.layers
+    ]
+    assert len(set(pointers)) == 2  # layers share no memory, or the cache would hold it
+
+
+def test_published_sizes_are_whole_models() -> None:
+    """Weights of the linears inside the layers, worked out by hand."""
+    llama = MODELS["llama-3-8b"]
+    attention = 4096 * (4096 + 1024 + 1024) + 4096 * 4096
+    assert (llama.dim, llama.depth, llama.neurons) == (4096, 32, 14336)
+    family = llama.family(16)
+    found = linear_shapes(llama.architecture(), family)
+    assert sum(s.out_features * s.in_features for s in found if s.layer == 0) == (
+        attention + 3 * 4096 * 14336
+    )
+    assert MODELS["opt-30b"].reduced(1) == MODELS["opt-30b"]
+
+
+def test_decode_writes_tokens_per_second(tmp_path: Path, results_folder: Path) -> None:
+    recipe = decode.Decode(
+        sparsities=("vector64:0.80", "2:4"), batches=(1, 2), context=8, reduce=40, repeats=2
+    )
+    decode.main(recipe)
+    with (results_folder / "kernels" / "decode.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["model"], r["sparsity"], r["batch"]) for r in rows} == {
+        (m, s, b) for m in recipe.models for s in recipe.sparsities for b in "12"
+    }
+    for row in rows:
+        rate, step = float(row["sparse_tokens_per_s"]), float(row["sparse_ms"])
+        assert rate == pytest.approx(1e3 * int(row["batch"]) / step)
+        assert float(row["speedup"]) > 0.0
+        assert float(row["byte_bound"]) > 1.0
+        assert 0.0 <= float(row["error"]) < 1e-4
+    assert json.loads((results_folder / "kernels" / "decode.json").read_text())["values"]["rows"]
+    with pytest.raises(ValueError, match="expected models among"):
+        decode.main(replace(recipe, models=("gpt-5",)))
+
+
+def test_a_wrong_model_is_not_timed(results_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(model: Any, dtype: torch.dtype) -> Any:
+        other = unpacked(model, dtype)
+        with torch.no_grad():
+            other.layers[0].get_submodule("down").weight.mul_(1.5)
+        return other
+
+    monkeypatch.setattr(decode, "unpacked", wrong)
+    with pytest.raises(checks.WrongProduct, match="logits"):
+        decode.main(decode.Decode(models=("opt-13b",), sparsities=("2:4",), reduce=40, context=8))
+    assert not results_folder.exists()
+
+
+# --- the predicted bound --------------------------------------------------------------------------
+
+
+def card(name: str) -> Any:
+    return next(c for c in CARDS if c.name == name)
+
+
+def counted(label: str, instructions: float, popc: float = 0.0, **more: Any) -> dict[str, Any]:
+    return {
+        "kernel": f"nm {label}",
+        "sparsity": label,
+        "arch": "sm_90",
+        "instructions_per_weight": instructions,
+        "pop_c_per_weight": popc,
+        **more,
+    }
+
+
+def test_slots_are_those_worked_out_by_hand() -> None:
+    """H200: 0.9 x 4.8e12 / 2 = 2.16e12 weights per second on 132 x 1.755e9 clocks are 9.32 a clock; 128 / 9.32 = 13.7."""
+    slots = {c.name: round(c.slots, 1) for c in CARDS}
+    expected = {"A100": 21.2, "H100": 19.7, "H200": 13.7, "B200": 9.7}
+    assert {name: slots[name] for name in expected} == expected
+    assert round(slots["RTX 4090"]) == 91
+    assert all("[unverified]" in c.label and c.source for c in CARDS)
+
+
+def test_predictions_are_the_least_of_the_caps() -> None:
+    h200 = card("H200")
+    two_of_four = prediction.predict(h200, counted("2:4", 4.08))
+    assert two_of_four.issue_cap == pytest.approx(0.75 * 13.73 / 4.08, rel=1e-3)  # 2.5
+    assert round(two_of_four.issue_cap, 1) == 2.5
+    assert two_of_four.shared_cap == pytest.approx(128 / 4 / 9.32, rel=1e-3)  # 3.4
+    assert two_of_four.popc_cap == float("inf")
+    assert two_of_four.limit == "bytes"
+    assert two_of_four.speedup == pytest.approx(2 / 1.125, rel=1e-3)
+    bitmap = {"kernel": "bitmap", "sparsity": "unstructured:0.50", "arch": "sm_90"}
+    slow = prediction.predict(
+        h200, bitmap | {"instructions_per_weight": 9.72, "pop_c_per_weight": 0.5}
+    )
+    assert slow.speedup == pytest.approx(1.06, abs=0.005)
+    assert slow.limit == "issue"
+    assert slow.popc_cap == pytest.approx(3.43, abs=0.01)
+    two = prediction.predict(
+        h200, bitmap | {"instructions_per_weight": 1.0, "pop_c_per_weight": 2.0}
+    )
+    assert (round(two.speedup, 2), two.limit) == (0.86, "POPC")
+    # vectors are counted per stored weight, a fifth of all
+    vector = prediction.predict(h200, counted("vector64:0.80", 1.78))
+    assert vector.issue_cap == pytest.approx(0.75 * 13.73 / (0.2 * 1.78), rel=1e-3)
+    assert vector.limit == "bytes"
+
+
+def test_bound_prints_predictions_beside_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    table = tmp_path / "static.json"
+    with pytest.raises(ValueError, match="found no file; write it with"):
+        bound.main(bound.Bound(table))
+    table.write_text('{"rows": [{"kernel": "nm 2:4"}]}')
+    with pytest.raises(ValueError, match="write it again with"):
+        bound.main(bound.Bound(table))
+    kernels = [counted("2:4", 4.08), counted("2:4", 3.74, arch="sm_80")]
+    kernels += [counted("unstructured:0.80", 5.0, kernel="csl 128x128")]
+    table.write_text(json.dumps({"rows": kernels}))
+    measured = tmp_path / "nvidia-h200" / "kernels" / "kernels.csv"
+    measured.parent.mkdir(parents=True)
+    tables.write_csv(measured, tables.path_rows(made_up_record()), tables.COLUMNS)
+    bound.main(bound.Bound(table))
+    printed = capsys.readouterr().out
+    assert "no measurement" in printed
+    assert "[unverified]" in printed
+    with (tmp_path / "predicted" / "kernels" / "bound.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 + 1 + 2 + 2 + 1  # A100, RTX 4090: sm_80 has one kernel; the others two
+    by_case = {(r["card"].split(" [")[0], r["sparsity"]): r for r in rows}
+    assert by_case["H200", "csl:0.80"]["measured"] == "2.0"
+    assert by_case["H200", "2:4"]["measured"] == ""
+    assert by_case["H100", "csl:0.80"]["measured"] == ""
+    assert by_case["RTX 4090", "2:4"]["arch"] == "sm_80 for sm_89"
+    assert by_case["B200", "2:4"]["arch"] == "sm_90 for sm_100"
+    stored = json.loads((tmp_path / "predicted" / "kernels" / "result.json").read_text())
+    assert "not measurements" in stored["values"]["kind"]
+
+
+# --- on a GPU -------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_the_harness_on_a_gpu(tmp_path: Path, results_folder: Path) -> None:
+    bench = Bench(
+        device="cuda",
+        shapes=("llama-3-8b.o",),
+        sparsities=("vector64:0.80", "block64:0.80", "2:4", "csl:0.80", "bitmap:0.50"),
+        rows=(8, 16),
+        repeats=3,
+        out=tmp_path / "work",
+    )
+    bench_main.main(bench)
+    rows = tables.read_csv(results_folder / "kernels" / "kernels.csv")
+    assert len({(r["sparsity"], r["rows"]) for r in rows}) == 10
+    assert all(r["captured"] == "True" for r in rows if r["kind"] == "dense")
+    # dense products read their weight from memory: a warm cache would show more than a copy's rate
+    assert all(r["share_of_copy"] < 1.3 for r in rows if r["kind"] == "dense")
+    decode.main(
+        decode.Decode(device="cuda", batches=(1,), context=64, reduce=16, depth=2, repeats=3)
+    )
+    assert (results_folder / "kernels" / "decode.csv").exists()

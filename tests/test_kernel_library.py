@@ -1,0 +1,184 @@
+"""The sparse product as torch sees it: an operator under ``torch.compile``, ``torch.export``, autograd and CUDA graphs; whole models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nas.kernels import SparseLinear, pack, sparse_linear, use_table
+from nas.kernels.dispatch import Choice, choose, processor_name
+from nas.kernels.library import sparse_linear_op
+from nas.kernels.paths import has_triton
+from nas.model import GPT, Supernet, extract
+from search_spaces import Architecture, SearchSpace, layer_linears, preset
+from surrogates import KernelTable
+from surrogates.kernel_table import KernelRow
+from tests.test_kernels import DEVICE, DTYPES, FORMATS, IDS, random
+
+HERE = torch.device(DEVICE)
+
+
+@pytest.fixture(autouse=True)
+def own_table() -> Iterator[None]:
+    """No table of this machine decides what is tested; none is left behind."""
+    use_table(None, processor_name(HERE))
+    yield
+    use_table(None, processor_name(HERE))
+
+
+@pytest.mark.parametrize(("text", "stored", "shape"), FORMATS, ids=IDS)
+def test_the_operator_is_what_torch_expects(text: str, stored: str, shape: tuple[int, int]) -> None:
+    """Schema, fake kernel, autograd registration and tracing, by torch's own check."""
+    dtype = torch.float16 if DEVICE == "cuda" else torch.float32
+    packed = pack(random(*shape, seed=0, dtype=dtype), text, format=stored)
+    x = random(3, shape[1], seed=1, dtype=dtype).requires_grad_()
+    arguments = (
+        x, list(packed.tensors().values()), list(packed.hints), text, stored, *shape,
+        None, None, None, None, False, None,
+    )  # fmt: skip
+    torch.library.opcheck(sparse_linear_op, arguments)
+
+
+@pytest.mark.parametrize(("text", "stored", "shape"), FORMATS, ids=IDS)
+def test_compiled_layers(text: str, stored: str, shape: tuple[int, int]) -> None:
+    dtype = torch.float16 if DEVICE == "cuda" else torch.float32
+    packed = pack(random(*shape, seed=0, dtype=dtype), text, format=stored)
+    layer = SparseLinear(packed, random(shape[0], seed=2, dtype=dtype))
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for num_tokens in (1, 4):
+        x = random(num_tokens, shape[1], seed=3, dtype=dtype)
+        with torch.no_grad():
+            assert compiled(x, activation="gelu").equal(layer(x, activation="gelu"))
+    x = random(2, shape[1], seed=3, dtype=dtype)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    for call, leaf in zip((compiled, layer), inputs, strict=True):
+        call(leaf).sum().backward()
+    assert inputs[0].grad is not None
+    assert inputs[0].grad.equal(inputs[1].grad)
+
+
+def mixed(space: SearchSpace, num_patterns: int = 5) -> Architecture:
+    """An architecture whose layers have as many patterns as the space can mix."""
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        architecture = space.sample(rng)
+        found = {
+            str(shape.sparsity)
+            for layer in architecture.layers
+            for shape in layer_linears(
+                layer, architecture.embed_dim, architecture.bias, space.family
+            )
+        }
+        if len(found) >= num_patterns:
+            return architecture
+    raise AssertionError(f"no architecture of {space.name} mixes {num_patterns} patterns")
+
+
+@pytest.fixture(scope="module")
+def supernet() -> Supernet:
+    torch.manual_seed(0)
+    return Supernet(preset("tiny")).eval().to(DEVICE)
+
+
+@pytest.fixture(scope="module")
+def model(supernet: Supernet) -> GPT:
+    return extract(supernet, mixed(supernet.space))
+
+
+@pytest.fixture(scope="module")
+def tokens(supernet: Supernet) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(supernet.space.family.vocab_size, (2, 12), generator=generator).to(DEVICE)
+
+
+def test_a_mixed_model_compiles(model: GPT, supernet: Supernet, tokens: torch.Tensor) -> None:
+    assert sum(isinstance(m, SparseLinear) for m in model.modules()) >= 8
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True)
+    with torch.no_grad():
+        expected = supernet(tokens, model.architecture)
+        torch.testing.assert_close(model(tokens), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(compiled(tokens), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_mixed_model_is_exported_saved_and_loaded(
+    model: GPT, supernet: Supernet, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    program = torch.export.export(model, (tokens,))
+    calls = [n for n in program.graph.nodes if "sparse_gpt_nas" in str(n.target)]
+    assert len(calls) == sum(isinstance(m, SparseLinear) for m in model.modules())
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    with torch.no_grad():
+        expected = supernet(tokens, model.architecture)
+        torch.testing.assert_close(loaded(tokens), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(not has_triton(), reason="needs Triton")
+def test_a_mixed_model_through_triton_kernels(supernet: Supernet, tokens: torch.Tensor) -> None:
+    """A table that names the kernels sends every sparse layer of a model through them; logits are those of the masked supernet."""
+    dtype = DTYPES[0] if DEVICE == "cuda" else torch.float32
+    model = extract(supernet, mixed(supernet.space), dtype=dtype)
+    name = str(dtype).removeprefix("torch.")
+    rows = [
+        KernelRow(name, *m.weight.shape, t, str(m.weight.sparsity), m.weight.format, {"triton": 1.0, "unpack": 2.0})
+        for m in model.modules()
+        if isinstance(m, SparseLinear)
+        for t in (1, 2, 24)
+    ]  # fmt: skip
+    use_table(KernelTable(processor_name(HERE), rows), processor_name(HERE))
+    layers = [m for m in model.modules() if isinstance(m, SparseLinear)]
+    assert all(choose(m.weight, 24) == Choice("triton") for m in layers)
+    with torch.no_grad():
+        expected = supernet(tokens, model.architecture)
+        tolerance = (
+            {"atol": 1e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
+        )
+        torch.testing.assert_close(model(tokens).float(), expected, **tolerance)
+        cache = model.make_cache(2)
+        model(tokens[:, :-1], cache)
+        last = model(tokens[:, -1:], cache)[:, 0].float()
+        torch.testing.assert_close(last, expected[:, -1], **tolerance)
+
+
+def test_models_keep_no_dense_copies(supernet: Supernet, tokens: torch.Tensor) -> None:
+    """Where a table says that the dense product is faster, a lone weight keeps a copy, a model does not."""
+    model = extract(supernet, mixed(supernet.space))
+    layer = next(m for m in model.modules() if isinstance(m, SparseLinear))
+    rows = [
+        KernelRow("float32", *layer.weight.shape, 1, str(layer.weight.sparsity), layer.weight.format, {"dense": 1.0, "unpack": 2.0})
+    ]  # fmt: skip
+    use_table(KernelTable(processor_name(HERE), rows), processor_name(HERE))
+    assert choose(layer.weight, 1) == Choice("unpack")
+    alone = pack(layer.weight.unpack(), layer.weight.sparsity)
+    assert choose(alone, 1) == Choice("dense")
+    x = random(1, layer.weight.shape[1], seed=1)
+    assert sparse_linear(x, alone).equal(torch.nn.functional.linear(x, alone.unpack()))
+    assert alone._copy is not None
+    use_table(None, processor_name(HERE))
+    assert choose(alone, 1) != Choice("dense")  # an earlier choice is forgotten with its table
+    assert alone.to(torch.float64)._copy is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("text", "stored", "shape"), FORMATS, ids=IDS)
+def test_cuda_graphs(text: str, stored: str, shape: tuple[int, int]) -> None:
+    packed = pack(random(*shape, seed=0, dtype=torch.bfloat16), text, format=stored)
+    x = random(4, shape[1], seed=1, dtype=torch.bfloat16)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream), torch.inference_mode():
+        for _ in range(3):
+            sparse_linear(x, packed, path="triton")
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(graph):
+        y = sparse_linear(x, packed, path="triton")
+    fresh = random(4, shape[1], seed=2, dtype=torch.bfloat16)
+    x.copy_(fresh)
+    graph.replay()
+    assert y.equal(sparse_linear(fresh, packed, path="triton"))
