@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import Sparsity
+from search_spaces.formats import check_format
 from surrogates.devices import value_bytes
 from surrogates.storage import replace_file
 
 SCHEMA = 1
+PATHS = ("dense", "unpack", "native", "triton")  # as nas.kernels.paths names them
 _NEAR = 1.0 + 1e-9  # doublings: a factor of two
 
 
@@ -50,12 +52,19 @@ class KernelRow:
     config: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
-        Sparsity.parse(self.sparsity)
+        sparsity = Sparsity.parse(self.sparsity)
         sizes = (self.out_features, self.in_features, self.tokens)
         if any(type(size) is not int or size < 1 for size in sizes):
             raise ValueError(f"expected positive whole sizes, got {sizes}")
-        if not self.us or not all(math.isfinite(t) and t > 0 for t in self.us.values()):
+        sparsity.check_shape(self.out_features, self.in_features)
+        check_format(sparsity, value_bytes(self.dtype), self.format)
+        times = self.us.values()
+        if not self.us or not all(
+            type(t) in (int, float) and math.isfinite(t) and t > 0 for t in times
+        ):
             raise ValueError(f"expected positive microseconds by path, got {dict(self.us)}")
+        if set(self.us) - set(PATHS):
+            raise ValueError(f"expected paths of {PATHS}, got {sorted(self.us)}")
 
     @property
     def is_copy_only(self) -> bool:

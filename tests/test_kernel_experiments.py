@@ -358,7 +358,7 @@ def test_bytes_are_counted_as_the_formats_store_them() -> None:
         ("2:4", 1.0 + 0.125),
         ("vector64:0.50", 0.5 * (2 + 4 / 64)),
         ("csl:0.50", 0.5 * 4),
-        ("bitmap:0.50", 1.0 + 1 / 8 + 4 / 128),
+        ("bitmap:0.50", 1.0 + 1 / 8 + 12 / 256),
     ):
         assert prediction.byte_ratio(Kind.parse(label), shape) == pytest.approx(
             2 / bytes_per_weight, rel=1e-3

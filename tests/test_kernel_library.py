@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from nas.kernels import SparseLinear, pack, sparse_linear, use_table
-from nas.kernels.dispatch import Choice, choose, processor_name
+from nas.kernels.dispatch import Choice, choose, processor_name, table_for
+from nas.kernels.epilogue import Epilogue
 from nas.kernels.library import sparse_linear_op
 from nas.kernels.paths import has_triton
 from nas.model import GPT, Supernet, extract
-from search_spaces import Architecture, SearchSpace, layer_linears, preset
+from search_spaces import Architecture, SearchSpace, Sparsity, layer_linears, preset
 from surrogates import KernelTable
 from surrogates.kernel_table import KernelRow
 from tests.test_kernels import DEVICE, DTYPES, FORMATS, IDS, random
@@ -25,9 +26,9 @@ HERE = torch.device(DEVICE)
 @pytest.fixture(autouse=True)
 def own_table() -> Iterator[None]:
     """No table of this machine decides what is tested; none is left behind."""
-    use_table(None, processor_name(HERE))
+    use_table(None, HERE)
     yield
-    use_table(None, processor_name(HERE))
+    use_table(None, HERE)
 
 
 @pytest.mark.parametrize(("text", "stored", "shape"), FORMATS, ids=IDS)
@@ -131,7 +132,7 @@ def test_a_mixed_model_through_triton_kernels(supernet: Supernet, tokens: torch.
         if isinstance(m, SparseLinear)
         for t in (1, 2, 24)
     ]  # fmt: skip
-    use_table(KernelTable(processor_name(HERE), rows), processor_name(HERE))
+    use_table(KernelTable(processor_name(HERE), rows))
     layers = [m for m in model.modules() if isinstance(m, SparseLinear)]
     assert all(choose(m.weight, 24) == Choice("triton") for m in layers)
     with torch.no_grad():
@@ -153,14 +154,14 @@ def test_models_keep_no_dense_copies(supernet: Supernet, tokens: torch.Tensor) -
     rows = [
         KernelRow("float32", *layer.weight.shape, 1, str(layer.weight.sparsity), layer.weight.format, {"dense": 1.0, "unpack": 2.0})
     ]  # fmt: skip
-    use_table(KernelTable(processor_name(HERE), rows), processor_name(HERE))
+    use_table(KernelTable(processor_name(HERE), rows))
     assert choose(layer.weight, 1) == Choice("unpack")
     alone = pack(layer.weight.unpack(), layer.weight.sparsity)
     assert choose(alone, 1) == Choice("dense")
     x = random(1, layer.weight.shape[1], seed=1)
     assert sparse_linear(x, alone).equal(torch.nn.functional.linear(x, alone.unpack()))
     assert alone._copy is not None
-    use_table(None, processor_name(HERE))
+    use_table(None, HERE)
     assert choose(alone, 1) != Choice("dense")  # an earlier choice is forgotten with its table
     assert alone.to(torch.float64)._copy is None
 
@@ -182,3 +183,112 @@ def test_cuda_graphs(text: str, stored: str, shape: tuple[int, int]) -> None:
     x.copy_(fresh)
     graph.replay()
     assert y.equal(sparse_linear(fresh, packed, path="triton"))
+
+
+# --- dispatch -------------------------------------------------------------------------------------
+
+
+def row_of(**changes: object) -> KernelRow:
+    fields = {"dtype": "float32", "out_features": 16, "in_features": 32, "tokens": 1, "sparsity": "2:4", "format": "nm"}  # fmt: skip
+    return KernelRow(**fields | {"us": {"triton": 1.0}} | changes)  # type: ignore[arg-type]
+
+
+def test_tables_are_of_a_device() -> None:
+    table = KernelTable(processor_name(HERE), [row_of()])
+    use_table(table)
+    assert table_for(HERE) is table
+    use_table(None, DEVICE)
+    assert table_for(HERE) is None
+    use_table(table, DEVICE)
+    assert table_for(HERE) is table
+    with pytest.raises(ValueError, match="expected a table of"):
+        use_table(KernelTable("another", [row_of()]), DEVICE)
+    with pytest.raises(ValueError, match=r"KernelTable\.load"):
+        use_table("table.json", DEVICE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"block_k": 7},
+        "abc",
+        {"block_k": 32, "num_warps": 4, "num_stages": 4, "block_m": 0},
+        {"block_k": 32, "num_warps": 4, "num_stages": 4, "block_m": 128, "split": -1},
+        {"block_k": 32, "num_warps": 4, "num_stages": 4, "block_m": 128, "split": 70000},
+        {"block_k": 32, "num_warps": 4, "num_stages": 4, "block_m": 128, "kernel": "foo"},
+    ],
+)
+def test_tables_name_known_tiles_only(config: object) -> None:
+    table = KernelTable(processor_name(HERE), [row_of(), row_of(config=config)])
+    with pytest.raises(ValueError, match="row 1: expected a tile configuration"):
+        use_table(table)
+
+
+@pytest.mark.skipif(not has_triton(), reason="needs Triton")
+def test_a_kernel_proves_itself_or_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas.kernels import dispatch
+
+    dtype = DTYPES[0]
+    for text, stored, _ in FORMATS:
+        found = dispatch.proven_config(
+            dispatch._representative(Sparsity.parse(text)), stored, dtype, HERE
+        )
+        assert found is not None, text
+    dispatch.proven_config.cache_clear()
+    run_path = dispatch.run_path
+    monkeypatch.setattr(dispatch, "run_path", lambda *args: 1.01 * run_path(*args))
+    with pytest.warns(UserWarning, match="is wrong on"):
+        assert dispatch.proven_config("2:4", "nm", dtype, HERE) is None
+    dispatch.proven_config.cache_clear()
+
+
+@pytest.mark.skipif(not has_triton(), reason="needs Triton")
+def test_where_a_tile_does_not_fit_another_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.errors import OutOfResources
+
+    from nas.kernels import dispatch
+    from nas.kernels.triton.configs import tile_configs
+
+    packed = pack(random(128, 512, seed=0, dtype=DTYPES[0]), "2:4")
+    x = random(3, 512, seed=1, dtype=DTYPES[0])
+    run_path = dispatch.run_path
+    fitting: list[object] = [tile_configs(packed.sparsity, "nm")[1]]
+
+    def small_card(
+        path: str, weight: object, x: object, epilogue: object, config: object = None
+    ) -> object:
+        if path == "triton" and config not in fitting:
+            raise OutOfResources(200_000, 101_376, "shared memory")
+        return run_path(path, weight, x, epilogue, config)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dispatch, "run_path", small_card)
+    exact = x.double() @ packed.unpack().double().T
+    y = dispatch.run_triton(packed, x, Epilogue(), None)
+    torch.testing.assert_close(y.double(), exact, atol=0.1, rtol=1e-2)
+    assert choose(packed, 3) == Choice("triton", fitting[0])  # type: ignore[arg-type]
+    fitting.clear()
+    with pytest.warns(UserWarning, match="no tile of"):
+        y = dispatch.run_triton(packed, x, Epilogue(), None)
+    torch.testing.assert_close(y.double(), exact, atol=0.1, rtol=1e-2)
+    assert choose(packed, 3) == Choice("unpack")
+
+
+def test_layers_of_several_levels_compile_one_after_another() -> None:
+    torch._dynamo.reset()
+    dtype = torch.float16 if DEVICE == "cuda" else torch.float32
+    for text in ("vector32:0.50", "vector32:0.75", "unstructured:0.50", "unstructured:0.60"):
+        layer = SparseLinear(pack(random(64, 96, seed=0, dtype=dtype), text))
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        x = random(3, 96, seed=1, dtype=dtype)
+        with torch.no_grad():
+            assert compiled(x).equal(layer(x))
+
+
+def test_a_model_is_exported_for_any_length(model: GPT, tokens: torch.Tensor) -> None:
+    length = torch.export.Dim("length", min=2, max=64)
+    program = torch.export.export(model, (tokens,), dynamic_shapes=({1: length},)).module()
+    with torch.no_grad():
+        for number in (2, 5, 12):
+            torch.testing.assert_close(
+                program(tokens[:, :number]), model(tokens[:, :number]), atol=1e-5, rtol=1e-4
+            )

@@ -205,6 +205,18 @@ def test_many_tokens() -> None:
         assert_close(sparse_linear(x, packed, path="triton"), packed, x, Epilogue())
 
 
+def test_more_tokens_than_one_launch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas.kernels.triton import launch
+
+    monkeypatch.setattr(launch, "MAX_TOKENS", 20)
+    for text, stored, shape in FORMATS[::4]:
+        packed = packed_of(text, stored, shape, torch.float16)
+        x = random(45, shape[1], seed=1, dtype=torch.float16)
+        gate = random(45, shape[0], seed=2, dtype=torch.float16)
+        y = sparse_linear(x, packed, gate=gate, path="triton")
+        assert_close(y, packed, x, Epilogue(gate=gate))
+
+
 def test_the_same_bits_every_time() -> None:
     for text, stored, shape in FORMATS:
         packed = packed_of(text, stored, shape, torch.float16)
@@ -354,3 +366,100 @@ def test_a_layer_refuses_what_does_not_fit() -> None:
         SparseLinear(packed, x[0])
     with pytest.raises(ValueError, match=r"expected adapter B of shape \(16, 2\)"):
         SparseLinear(packed, None, (x[:2], x[:, :2]))
+
+
+# --- what once went wrong -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "stored", "shape"), FORMATS[::3], ids=IDS[::3])
+def test_strided_bias_adapter_and_gate(text: str, stored: str, shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    packed = packed_of(text, stored, shape, DTYPES[0])
+    x = random(4, columns, seed=1, dtype=DTYPES[0])
+    wide = random(2 * rows, seed=2, dtype=DTYPES[0])[::2]
+    a = random(columns, 3, seed=4, dtype=DTYPES[0]).T / columns**0.5
+    b = random(3, rows, seed=5, dtype=DTYPES[0]).T
+    gate = random(rows, 4, seed=6, dtype=DTYPES[0]).T
+    for bias in (wide, wide[:1].expand(rows)):
+        epilogue = Epilogue(bias, "relu", (a, b), True, gate)
+        y = sparse_linear(
+            x, packed, bias, "relu", (a, b), adapter_first=True, gate=gate, path="triton"
+        )
+        assert_close(y, packed, x, epilogue)
+
+
+def test_an_adapter_of_high_rank() -> None:
+    packed = packed_of("2:4", "nm", (32, 64), DTYPES[0])
+    x = random(3, 64, seed=1, dtype=DTYPES[0])
+    adapter = (
+        random(300, 64, seed=2, dtype=DTYPES[0]) / 8,
+        random(32, 300, seed=3, dtype=DTYPES[0]) / 17,
+    )
+    for first in (False, True):
+        epilogue = Epilogue(None, "gelu", adapter, first)
+        y = sparse_linear(x, packed, None, "gelu", adapter, adapter_first=first, path="triton")
+        assert_close(y, packed, x, epilogue)
+
+
+@pytest.mark.parametrize(("text", "stored", "shape"), FORMATS, ids=IDS)
+@pytest.mark.parametrize("how", ["load", "assign", "functional", "in place"])
+def test_new_tensors_are_seen_by_every_path(
+    text: str, stored: str, shape: tuple[int, int], how: str
+) -> None:
+    """Nothing computed from the stored tensors outlives them: dense copies, MKL's matrices, hints."""
+    dtype = torch.float16 if HAS_GPU else torch.float32
+    first, second = (packed_of(text, stored, shape, dtype, seed) for seed in (0, 1))
+    x = random(1, shape[1], seed=2, dtype=dtype)
+    for path in paths(first, 1):
+        sparse_linear(x, first, path=path)
+    if how == "functional":
+        layer = SparseLinear(first)
+        state = {f"weight.{name}": tensor for name, tensor in second.tensors().items()}
+        assert_close(torch.func.functional_call(layer, state, (x,)), second, x, Epilogue())
+        return
+    if how == "in place":
+        with torch.no_grad():
+            for name, tensor in first.tensors().items():
+                tensor.copy_(second.tensors()[name])
+        first.hints = second.hints
+    else:
+        first.load_state_dict(second.state_dict(), assign=how == "assign")
+    assert first.hints == second.hints
+    for path in paths(first, 1):
+        assert_close(sparse_linear(x, first, path=path), second, x, Epilogue())
+
+
+def test_damaged_state_dicts_are_refused() -> None:
+    for text, stored, shape in FORMATS:
+        packed = packed_of(text, stored, shape, torch.float16)
+        before = packed.unpack().clone()
+        state = {name: tensor.clone() for name, tensor in packed.state_dict().items()}
+        name = next(n for n in reversed(packed.names) if n != "values")
+        flat = state[name].view(torch.int16 if name == "items" else torch.int32).flatten()
+        flat[:] = 1_000_000 if name != "items" else -3
+        state[name] = flat.view(state[name].dtype).reshape(state[name].shape)
+        with pytest.raises(ValueError, match="damaged|expected"):
+            packed.load_state_dict(state)
+        assert packed.unpack().equal(before)
+
+
+def test_gradients_are_not_dropped_by_a_forced_path() -> None:
+    packed = packed_of("2:4", "nm", (16, 32), DTYPES[0])
+    x = random(3, 32, seed=1, dtype=DTYPES[0]).requires_grad_()
+    with pytest.raises(ValueError, match="expected no gradient of a forced path"):
+        sparse_linear(x, packed, path="triton")
+
+
+def test_gathered_inputs_stay_smaller_than_the_weight() -> None:
+    packed = packed_of("vector32:0.50", "vector", (128, 64), torch.float32)
+    assert "native" in paths(packed, 64)
+    assert "native" not in paths(packed, 65)
+
+
+def test_outputs_are_contiguous() -> None:
+    for text, stored, shape in FORMATS:
+        packed = packed_of(text, stored, shape, DTYPES[1])
+        for num_tokens in (1, 3, 5):
+            x = random(num_tokens, shape[1], seed=1, dtype=DTYPES[1])
+            for path in (None, *paths(packed, num_tokens)):
+                assert sparse_linear(x, packed, path=path).is_contiguous()

@@ -6,6 +6,8 @@ Writes ``static_table.json``: ``programs`` has every program, ``rows`` the best 
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -23,14 +25,14 @@ from rich.table import Table
 
 from experiments.kernels import gates
 from experiments.kernels.bound import STATIC_TABLE
-from experiments.kernels.shapes import LEVELS
+from experiments.kernels.prediction import kind_of
+from experiments.kernels.static_rows import best_rows, measure
 from experiments.results import command_line
 from nas.deploy.runtime import versions
 from nas.files import write_text_atomic
 from nas.kernels.paths import has_triton, is_interpreted
 
-if TYPE_CHECKING:
-    from nas.kernels.triton.aot import Program
+_SAID_BY_NAME = ("kernel", "sparsity", "format", "dtype", "config", "is_even")
 
 
 @dataclass(frozen=True)
@@ -77,74 +79,8 @@ def compile_all(static: Static) -> list[dict[str, Any]]:
         return list(track(done, "compiling", len(wanted), console=Console(stderr=True)))
 
 
-def measure(program: Program) -> dict[str, Any]:
-    """Compile one program; a failure is a row with its ``error``."""
-    weight = program.weight
-    row: dict[str, Any] = {
-        "name": program.name,
-        "kernel": f"{weight.stored} {weight.config.kernel}",
-        "sparsity": str(weight.sparsity),
-        "format": weight.stored,
-        "arch": f"sm_{program.capability}",
-        "tokens": program.tokens,
-        "dtype": program.dtype,
-        "config": weight.config.to_json(),
-        "is_even": weight.is_even,
-    }
-    try:
-        code = program.compile()
-    except (
-        Exception
-    ) as error:  # whatever the compiler raises: the others are to be compiled all the same
-        while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-            error = error.__cause__
-        return row | {"error": f"{type(error).__name__}: {str(error)[:200]}"}
-    row |= {
-        "registers": code.registers,
-        "spill_bytes": code.spill_bytes,
-        "shared_bytes": code.shared_bytes,
-    }
-    if not program.weights:
-        return row
-    return row | {
-        "instructions_per_weight": round(code.per_weight(program.weights), 4),
-        "pop_c_per_weight": round(code.loop_popc * code.threads / program.weights, 4),
-        "shared_bytes_per_weight": round(code.loop_shared_bytes / program.weights, 4),
-        "products_per_weight": round(code.loop_products / program.weights, 4),
-        "per": program.per,
-    }
-
-
-def best_rows(programs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The fewest instructions per weight of every kernel and sparsity at N = 16, as ``experiments.kernels.bound`` reads them.
-
-    All but CSL need the same instructions at every level, which is then each of the levels that are measured.
-    """
-    best: dict[tuple[str, ...], dict[str, Any]] = {}
-    for row in programs:
-        is_typical = row["tokens"] == gates.TOKENS and row["dtype"] == "fp16" and row["is_even"]
-        if (
-            not is_typical
-            or "instructions_per_weight" not in row
-            or row["name"].startswith("csl any")
-        ):
-            continue
-        pattern = row["sparsity"].partition(":")[0]
-        has_levels = not pattern.isdigit() and row["format"] != "csl"
-        for label in [f"{pattern}:{x:.2f}" for x in LEVELS] if has_levels else [row["sparsity"]]:
-            key = (row["format"], label, row["arch"])
-            if (
-                key not in best
-                or row["instructions_per_weight"] < best[key]["instructions_per_weight"]
-            ):
-                best[key] = row | {"sparsity": label}
-    return list(best.values())
-
-
 def write_table(path: Path, static: Static, programs: Sequence[dict[str, Any]]) -> None:
     """The table as JSON, one row a line, so that a change of one kernel is a change of a few lines."""
-    import datetime
-
     head = {
         "command": command_line("experiments.kernels.static", static),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -152,7 +88,8 @@ def write_table(path: Path, static: Static, programs: Sequence[dict[str, Any]]) 
         "targets": gates.TARGETS,
     }
     parts = [f'"{name}": {json.dumps(value)}' for name, value in head.items()]
-    for name, rows in (("rows", best_rows(programs)), ("programs", programs)):
+    short = [{k: v for k, v in row.items() if k not in _SAID_BY_NAME} for row in programs]
+    for name, rows in (("rows", best_rows(programs)), ("programs", short)):
         lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
         parts.append(f'"{name}": [\n{lines}\n]')
     write_text_atomic(path, "{\n" + ",\n".join(parts) + "\n}\n")
@@ -160,9 +97,7 @@ def write_table(path: Path, static: Static, programs: Sequence[dict[str, Any]]) 
 
 def triton_version() -> str:
     """Of the installed Triton."""
-    from importlib.metadata import version
-
-    return version("triton")
+    return importlib.metadata.version("triton")
 
 
 def main(static: Static) -> None:
@@ -171,39 +106,29 @@ def main(static: Static) -> None:
     write_table(static.out, static, programs)
     rows = best_rows(programs)
     table = Table(
-        title=f"Thread-instructions per weight at N={gates.TOKENS}, fp16, the best tiles of each kernel (static counts)",
+        title=f"Thread-instructions per weight at N={gates.TOKENS}, fp16: each kernel's best tiles (static counts)",
         title_justify="left",
     )
-    for column in (
-        "kernel",
-        "sparsity",
-        "card",
-        "tiles",
-        "instr.",
-        "per",
-        "POPC",
-        "regs",
-        "spills",
-        "KiB",
-        "gate",
-    ):
-        table.add_column(column)
-    for row in rows:
+    for column in ("sparsity", "card", "tiles", "instr.", "POPC", "regs", "spills", "KiB", "gate"):
+        table.add_column(column, no_wrap=True)
+    for row in {row["name"]: row for row in rows}.values():
         target = gates.target_of(row)
-        verdict = "-"
-        if target is not None:
-            word = "beaten" if row["instructions_per_weight"] <= target else "MISSED"
-            verdict = f"{target:.2f} {word}"
+        is_met = target is None or row["instructions_per_weight"] <= target
+        verdict = "-" if target is None else f"{target:.2f} {'beaten' if is_met else 'MISSED'}"
         config = row["config"]
-        tiles = f"{config['block_k']} w{config['num_warps']} s{config['num_stages']} m{config['block_m']}"
-        counts = (
-            f"{row['instructions_per_weight']:.2f}",
-            row["per"],
+        table.add_row(
+            kind_of(row).label if row["format"] == "csl" else kind_of(row).pattern,
+            row["arch"],
+            f"{config['block_m'] or kind_of(row).sparsity.size}x{config['block_k']} w{config['num_warps']} s{config['num_stages']}",
+            f"{row['instructions_per_weight']:.2f}/{row['per'][0]}",
             f"{row['pop_c_per_weight']:.3f}",
+            f"{row['registers']}",
+            f"{row['spill_bytes']}",
+            f"{row['shared_bytes'] / 1024:.0f}",
+            verdict,
         )
-        space = f"{row['registers']}", f"{row['spill_bytes']}", f"{row['shared_bytes'] / 1024:.0f}"
-        table.add_row(row["kernel"], row["sparsity"], row["arch"], tiles, *counts, *space, verdict)
-    console = Console()
+    table.caption = "tiles: rows x columns, warps, stages; instr.: /d per weight of the dense matrix, /s per stored weight"
+    console = Console(width=max(100, Console().width))  # nine columns, also into a file
     console.print(table)
     faults = [*gates.broken(programs), *gates.missed(rows)]
     for fault in faults:

@@ -46,6 +46,18 @@ class Epilogue:
             return self._activated(y_NM + low_rank)
         return self._activated(y_NM) + low_rank
 
+    def contiguous(self) -> Epilogue:
+        """The same with its tensors as kernels read them."""
+        adapter = self.adapter and (self.adapter[0].contiguous(), self.adapter[1].contiguous())
+        bias = None if self.bias is None else self.bias.contiguous()
+        gate = None if self.gate is None else self.gate.contiguous()
+        return Epilogue(bias, self.activation, adapter, self.adapter_first, gate)
+
+    def rows(self, first: int, number: int) -> Epilogue:
+        """The same of some rows of the output: a gate is cut."""
+        gate = None if self.gate is None else self.gate[first : first + number]
+        return Epilogue(self.bias, self.activation, self.adapter, self.adapter_first, gate)
+
     def _activated(self, y_NM: Tensor) -> Tensor:
         if self.activation is not None:
             y_NM = ACTIVATIONS[self.activation](y_NM)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.kernels.dispatch import choose
+from nas.kernels.dispatch import choose, run_triton
 from nas.kernels.epilogue import Epilogue
 from nas.kernels.formats import PackedWeight, from_checked
 from nas.kernels.paths import run_path
@@ -51,7 +51,9 @@ def product(packed: PackedWeight, x_NK: Tensor, epilogue: Epilogue) -> Tensor:
     if num_tokens == 0:
         return x_NK.new_empty(0, packed.shape[0])
     choice = choose(packed, num_tokens)
-    return run_path(choice.path, packed, x_NK, epilogue, choice.config)
+    if choice.path == "triton":
+        return run_triton(packed, x_NK, epilogue, choice.config)
+    return run_path(choice.path, packed, x_NK, epilogue)
 
 
 @sparse_linear_op.register_fake
@@ -71,7 +73,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, stored, _, sparsity, format, num_rows, num_columns, *rest = inputs
     if any(part is not None for part in (*rest[:4], rest[5])):
         raise NotImplementedError(
-            "gradients are of the bare product; the door applies the rest in torch"
+            "expected no gradient through a fused bias, activation, gate or adapter (as in an exported layer); "
+            "call it under torch.no_grad(), or train with nas.kernels.sparse_linear itself"
         )
     ctx.save_for_backward(x, *stored)
     ctx.description = sparsity, format, (num_rows, num_columns)

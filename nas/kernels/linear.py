@@ -63,6 +63,10 @@ def _linear(
     gate_NM = None if gate is None else gate.reshape(-1, rows).contiguous()
     epilogue = Epilogue(bias, activation, adapter, adapter_first, gate_NM)
     if path is not None:
+        if torch.is_grad_enabled() and _wants_gradient(x, weight, bias, adapter, gate):
+            raise ValueError(
+                "expected no gradient of a forced path, got tensors that want one; leave path=None or use torch.no_grad()"
+            )
         if path not in (known := paths(weight, x_NK.shape[0])):
             raise ValueError(f"expected one of the paths {known} for {weight}, got {path!r}")
         y = run_path(path, weight, x_NK, epilogue) if len(x_NK) else product(weight, x_NK, epilogue)
@@ -77,8 +81,10 @@ def _linear(
 
 def _operator(x_NK: Tensor, weight: PackedWeight, epilogue: Epilogue) -> Tensor:
     a, b = epilogue.adapter or (None, None)
+    # An exported program may load other weights later: what holds for these would be baked in.
+    hints = [0] if torch.compiler.is_exporting() else list(weight.hints)
     y: Tensor = sparse_linear_op(
-        x_NK, list(weight.tensors().values()), list(weight.hints), str(weight.sparsity), weight.format, *weight.shape,
+        x_NK, list(weight.tensors().values()), hints, weight.text, weight.format, *weight.shape,
         epilogue.bias, epilogue.activation, a, b, epilogue.adapter_first, epilogue.gate,
     )  # fmt: skip
     return y
@@ -103,6 +109,10 @@ def _check(
     adapter: tuple[Tensor, Tensor] | None,
     gate: Tensor | None,
 ) -> None:
+    if not isinstance(weight, PackedWeight):
+        raise ValueError(
+            f"expected a packed weight, got {type(weight).__name__}; make it with nas.kernels.pack"
+        )
     rows, columns = weight.shape
     kind = weight.kind
     if x is not None:
@@ -114,6 +124,8 @@ def _check(
     if gate is not None and x is not None:
         _check_like("gate", gate, kind, (*x.shape[:-1], rows))
     if adapter is not None:
+        if len(adapter) != 2 or not all(isinstance(part, Tensor) for part in adapter):
+            raise ValueError("expected an adapter of two tensors, A [r, K] and B [M, r]")
         rank = adapter[0].shape[0]
         _check_like("adapter A", adapter[0], kind, (rank, columns))
         _check_like("adapter B", adapter[1], kind, (rows, rank))

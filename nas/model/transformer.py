@@ -133,7 +133,7 @@ def _attention(
     if rotary is not None:
         q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
     mask = None
-    is_causal = num_new > 1
+    is_causal = bool(num_new > 1)  # a plain bool also where the length is a symbol
     if cache is not None:
         k, v = cache.extend(layer, k, v)
         num_cached = k.shape[2] - num_new

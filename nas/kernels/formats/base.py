@@ -54,12 +54,14 @@ class PackedWeight(nn.Module, ABC):
     def _describe(self, sparsity: Sparsity, shape: tuple[int, int]) -> None:
         super().__init__()
         self.sparsity = sparsity
+        self.text = str(sparsity)  # spelled once: a compiler cannot trace how a level is written
         self.shape = shape
         # Numbers that a kernel would have to ask the device for; never empty, since torch takes an empty list for tensors.
         self.hints: tuple[int, ...] = (0,)
         self.may_copy = True  # whether dispatch may keep a dense copy where that is faster
         self.choices: dict[int, Any] = {}  # what dispatch chose, by number of tokens
         self._copy: Tensor | None = None
+        self._copy_stamp: tuple[Any, ...] = ()
         self._kind: tuple[torch.dtype, torch.device] | None = None
 
     @classmethod
@@ -121,10 +123,20 @@ class PackedWeight(nn.Module, ABC):
 
     def dense_copy(self) -> Tensor:
         """The dense matrix, kept from the first call on until the weight is moved or cast."""
-        if self._copy is None:
-            with torch.inference_mode(False):
-                self._copy = self.unpack()
+        stamp = tuple((t.data_ptr(), _version(t)) for t in self.tensors().values())
+        if self._copy is None or stamp != self._copy_stamp:
+            with torch.inference_mode(False), torch.no_grad():
+                self._copy, self._copy_stamp = self.unpack(), stamp
         return self._copy
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Tensors of a state dict are checked as those of a file are, before they replace any."""
+        names = {name: state_dict.get(f"{prefix}{name}") for name in self.names}
+        if all(isinstance(tensor, Tensor) for tensor in names.values()):
+            self.hints = type(self)(self.sparsity, self.shape, names).hints  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._copy = self._kind = None
+        self.choices = {}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._copy = self._kind = None
@@ -214,3 +226,8 @@ def check_mask(weight: Tensor, sparsity: Sparsity, mask: Tensor) -> None:
         raise PackedWeightError(
             f"expected a mask that keeps {expected} weights for {sparsity}, got {kept}; make it with magnitude_mask"
         )
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written in place; inference tensors do not count."""
+    return -1 if tensor.is_inference() else tensor._version

@@ -21,6 +21,7 @@ class CompressedRowsWeight(PackedWeight):
     columns: Tensor
     row_starts: Tensor
     _matrix: Tensor | None = None
+    _matrix_of: tuple[Tensor, ...] = ()
 
     @abstractmethod
     def _make_matrix(self) -> Tensor:
@@ -36,20 +37,28 @@ class CompressedRowsWeight(PackedWeight):
         is_few = x_NK.shape[0] <= MAX_SPARSE_ROWS
         if not (is_few and x_NK.device.type == "cpu" and x_NK.dtype == torch.float32):
             return super().multiply(x_NK)
-        if self._matrix is None:
+        stored = (self.values, self.columns, self.row_starts)
+        # The matrix shares the tensors' memory, so only other tensors make it stale.
+        if self._matrix is None or any(
+            a is not b for a, b in zip(stored, self._matrix_of, strict=True)
+        ):
+            self._matrix_of = stored
             with torch.inference_mode(False), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # "beta state", once per process
                 self._matrix = self._make_matrix()
         if x_NK.shape[0] == 1:  # twice as fast as a matrix-matrix product of one column
             return torch.mv(self._matrix, x_NK[0])[None]
-        return (self._matrix @ x_NK.T).T
+        return (self._matrix @ x_NK.T).T.contiguous()
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._matrix = None  # moving or casting replaces the tensors it is made of
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_matrix": None}  # torch cannot copy its sparse matrices
+        return super().__getstate__() | {
+            "_matrix": None,
+            "_matrix_of": (),
+        }  # torch cannot copy its sparse matrices
 
     def _check_rows(self, number: int, num_rows: int, num_columns: int) -> None:
         self._expect_indices("columns", (number,), num_columns)

@@ -62,11 +62,20 @@ class VectorWeight(PackedWeight):
         return torch.bmm(gathered.transpose(0, 1), self.values).transpose(0, 1).flatten(1)
 
     def has_product(self, num_tokens: int) -> bool:
-        """Gathered batched products, on every device."""
-        return True
+        """Gathered batched products, as long as what is gathered is no larger than the dense weight."""
+        return num_tokens * self.values.shape[1] <= self.sparsity.size * self.shape[1]
 
     def values_gradient(self, grad_NM: Tensor, x_NK: Tensor) -> Tensor:
-        """``[P, k, V]``: the gathered inputs of each panel times the gradients of its rows."""
+        """``[P, k, V]``: the gathered inputs of each panel times the gradients of its rows, some tokens at a time."""
         panels, kept, size = self.values.shape
-        gathered = x_NK.index_select(1, self.columns.flatten()).view(-1, panels, kept)
-        return torch.bmm(gathered.permute(1, 2, 0), grad_NM.view(-1, panels, size).transpose(0, 1))
+        step = max(
+            1, size * self.shape[1] // kept
+        )  # what is gathered is then as large as the dense weight
+        total = torch.zeros_like(self.values)
+        for first in range(0, len(x_NK), step):
+            x, grad = x_NK[first : first + step], grad_NM[first : first + step]
+            gathered = x.index_select(1, self.columns.flatten()).view(-1, panels, kept)
+            total += torch.bmm(
+                gathered.permute(1, 2, 0), grad.view(-1, panels, size).transpose(0, 1)
+            )
+        return total

@@ -68,23 +68,20 @@ class Program:
     def name(self) -> str:
         """The program in words: what is stored and launched how."""
         weight, config = self.weight, self.weight.config
+        launched = f"N={self.tokens} {self.dtype} sm_{self.capability}"
+        if not self.kernel.endswith("_kernel"):  # it prepares or sums, whatever the weight
+            options = {k: v for k, v in self.constants.items() if k in ("SPLIT", "TENSOR_ORDER")}
+            return " ".join([self.kernel, *(f"{k}={v}" for k, v in options.items()), launched])
         parts = [weight.stored, tile_key(weight.sparsity, weight.stored)]
         if "ITEMS" in self.constants:
             level = f"{weight.sparsity.level:.2f}" if weight.hints else "any"
-            parts = [
-                weight.stored,
-                level,
-                f"items {self.constants['FULL']}-{self.constants['ITEMS']}",
-            ]
-        if not self.weights:
-            parts.append(self.kernel)
+            items = f"items {self.constants['FULL']}-{self.constants['ITEMS']}"
+            parts = [weight.stored, level, items]
         if not weight.is_even:
             parts.append("uneven")
-        parts += [
-            f"{config.kernel} {config.block_m}x{config.block_k}",
-            f"{self.num_warps} warps {self.num_stages} stages",
-        ]
-        return " ".join([*parts, f"N={self.tokens} {self.dtype} sm_{self.capability}"])
+        tiles = f"{config.block_m or weight.sparsity.size or 128}x{config.block_k}"
+        warps = f"{self.num_warps} warps {self.num_stages} stages"
+        return " ".join([*parts, config.kernel, tiles, warps, launched])
 
     @property
     def identity(self) -> str:

@@ -53,7 +53,7 @@ _TILES: dict[str, tuple[TileConfig, ...]] = {
     "vector64": (TileConfig(128, 4, 5), TileConfig(128, 2, 5), TileConfig(256, 4, 3)),
     "vector32": (TileConfig(128, 1, 5), TileConfig(64, 2, 7)),
     "block64": (TileConfig(128, 2, 5), TileConfig(256, 2, 5), TileConfig(128, 4, 5)),
-    "block32": (TileConfig(256, 2, 5), TileConfig(128, 2, 7)),
+    "block32": (TileConfig(256, 2, 5), TileConfig(128, 1, 5)),
     "block16": (TileConfig(256, 1, 5), TileConfig(128, 1, 7)),
     # what 64 tokens leave of sm_80's 163 KiB bounds the stages
     "1:4": (TileConfig(32, 4, 4, 128), TileConfig(32, 4, 3, 128), TileConfig(32, 8, 4, 128)),

@@ -5,6 +5,7 @@ The input is transposed once (:func:`epilogue.transpose_tokens`), so that a kept
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,11 @@ from nas.kernels.triton.fragments import fragment_tokens
 from nas.kernels.triton.nm import nm_kernel
 from nas.kernels.triton.vector import vector_kernel
 
+# Tokens of one launch: the transposed input of a wide layer stays within 32-bit offsets
+MAX_TOKENS = 4096
+MAX_RANK = (
+    128  # of an adapter in the epilogue: B is one tile there; a higher rank is a product of its own
+)
 _PROCESSORS_WITHOUT_A_GPU = 4  # under the interpreter; enough to exercise a split
 
 
@@ -71,9 +77,22 @@ def triton_product(
         epilogue: what follows the product.
         config: one of :func:`tile_configs`; the first by default.
     """
+    if epilogue.adapter is not None and epilogue.adapter[0].shape[0] > MAX_RANK:
+        return epilogue(triton_product(packed, x_NK, Epilogue(), config), x_NK)
+    if len(x_NK) > MAX_TOKENS:
+        pieces = range(0, len(x_NK), MAX_TOKENS)
+        return torch.cat(
+            [
+                triton_product(
+                    packed, x_NK[i : i + MAX_TOKENS], epilogue.rows(i, MAX_TOKENS), config
+                )
+                for i in pieces
+            ]
+        )
     y, wanted = launches(packed, x_NK, epilogue, config)
-    for launch in wanted:
-        launch()
+    with torch.cuda.device(x_NK.device) if x_NK.is_cuda else contextlib.nullcontext():
+        for launch in wanted:
+            launch()
     return y
 
 
@@ -82,6 +101,7 @@ def launches(
 ) -> tuple[Tensor, list[Launch]]:
     """The output of :func:`triton_product`, not yet written, and the launches that write it, in order."""
     (num_rows, _), num_tokens = packed.shape, x_NK.shape[0]
+    x_NK, epilogue = x_NK.contiguous(), epilogue.contiguous()
     if config is None:
         has_assembly = x_NK.is_cuda and x_NK.element_size() == 2
         config = tile_configs(packed.sparsity, packed.format, has_assembly)[0]

@@ -174,7 +174,7 @@ def shared_bytes_of(instruction: str) -> int:
         m, n, k = (int(size) for size in match.groups())
         has_a_in_registers = re.search(r",\s*R\d+\S*,\s*gdesc", instruction) is not None
         return 2 * k * (n + (0 if has_a_in_registers else m)) // 128
-    if match := re.match(r"LDSM\.16\.\w*?M88(?:\.(\d))?", opcode):
+    if match := re.match(r"LDSM\.16\.MT?88(?:\.(\d))?", opcode):
         return 4 * int(match[1] or 1)
     if opcode.startswith(("LDS", "STS", "LDGSTS", "ATOMS")):
         width = re.search(r"\.(64|128)\b", opcode)
