@@ -247,10 +247,11 @@ def test_stored_bytes_are_those_of_scipys_arrays(
         counts = np.bincount(tiles.row // 128 * across + tiles.col // 64, minlength=across * down)
         starts = np.cumsum([0, *counts]).astype(np.int32)
         found["csl"] = np.zeros(mask.sum(), f"i{value_bytes}").nbytes + starts.nbytes
-        wide = np.pad(mask, ((0, 0), (0, -columns % 128)))
-        bits = np.packbits(wide[:, : columns + -columns % 32], axis=1)
-        segments = wide.reshape(rows, -1, 128).sum(axis=2).astype(np.int32)
-        found["bitmap"] = bits.nbytes + segments.nbytes
+        wide = np.pad(mask, ((0, -rows % 8), (0, -columns % 32)))
+        bits = np.packbits(wide, axis=1)
+        in_rows = wide.reshape(len(wide), -1, 32).sum(axis=2).astype(np.uint8)
+        in_tiles = in_rows.reshape(-1, 8, in_rows.shape[1]).sum(axis=1).astype(np.int32)
+        found["bitmap"] = bits.nbytes + in_rows.nbytes + in_tiles.nbytes
     elif s.pattern == "block":
         blocks = scipy.sparse.bsr_array(np.where(mask, weight, 0), blocksize=(s.size, s.size))
         found["bsr"] = sum(a.astype(np.int32).nbytes for a in (blocks.indices, blocks.indptr))

@@ -32,6 +32,7 @@ from nas.files import FileWriteError, FolderLock, FolderLockedError, read_jsonl
 from nas.model import perplexity
 from nas.objectives import Evaluation, Objective
 from nas.pareto import ParetoFront
+from nas.run_settings import SearchRun
 from nas.training import TrainedSupernet
 from search_spaces import costs, decode_flops
 
@@ -161,7 +162,7 @@ def run(
     results["ref_point"] = {"perplexity": 1e9, "weight_bytes": 1e9}
     results["hypervolume"] = 0.5
     publish(results, folder)
-    (folder / "run.json").write_text("{}")
+    (folder / "run.json").write_text(json.dumps(SearchRun(out=folder).to_json()))
     monkeypatch.setattr(commands_module, "_supernet", lambda *_, **__: supernet)
     return folder
 

@@ -11,8 +11,6 @@ import triton.language as tl
 
 from nas.kernels.triton.epilogue import put
 
-MAX_TOKENS = 4
-
 
 @triton.jit
 def csr_kernel(

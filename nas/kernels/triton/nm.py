@@ -1,7 +1,8 @@
 """N:M: values and metadata become M planes of the weight, each multiplied with every M-th row of the transposed input.
 
 Rebuilding rows in column order would interleave what is decoded. Instead plane j holds column j of every group (zero where it is not
-kept), and ``W x = sum_j plane_j x[j::M]``: the same products in another order, and no data moves between threads.
+kept), and ``W x = sum_j plane_j x[j::M]``: the same products in another order, and decoding moves no data between
+threads (Triton itself takes the planes to the tensor cores through shared memory).
 
 On a GPU a plane of two groups is one register: one shift brings all bits of a group to the sign bits of bytes, PRMT spreads the signs
 of two groups into a mask, LOP3 applies it (``nas.kernels.formats.nm_metadata`` has the order of the bits). The branch without assembly
