@@ -229,7 +229,7 @@ def test_a_kernel_proves_itself_or_is_not_used(monkeypatch: pytest.MonkeyPatch) 
     from nas.kernels import dispatch
 
     dtype = DTYPES[0]
-    for text, stored, _ in FORMATS:
+    for text, stored, _ in FORMATS if DEVICE == "cuda" else FORMATS[1::4]:
         found = dispatch.proven_config(
             dispatch._representative(Sparsity.parse(text)), stored, dtype, HERE
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 from experiments.kernels.shapes import Kind
 from nas.kernels import PackedWeight, pack, sparse_linear
 from nas.kernels.dispatch import choose
-from nas.kernels.paths import paths
+from nas.kernels.paths import is_interpreted, paths
 
 #: The path that dispatch chooses.
 DEFAULT = "default"
@@ -34,8 +34,9 @@ def pack_kind(weight: Tensor, kind: Kind, mask: Tensor | None = None) -> PackedW
 
 
 def path_names(packed: PackedWeight, rows: int) -> tuple[str, ...]:
-    """Paths that can multiply ``rows`` rows with a packed weight, the door's own choice first."""
-    return (DEFAULT, *paths(packed, rows))
+    """Paths that can multiply ``rows`` rows with a packed weight, the door's own choice first; an interpreter is no path."""
+    found = paths(packed, rows)
+    return (DEFAULT, *(path for path in found if path != "triton" or not is_interpreted()))
 
 
 def is_dense_path(packed: PackedWeight, rows: int, path: str) -> bool:

@@ -268,7 +268,7 @@ def _errors(
     columns = {"block": sparsity.size, "n:m": sparsity.m}.get(sparsity.pattern, 1)
     found = []
     # even tiles, then edges in both directions
-    for shape in ((512, 2048), (rows * 3, columns * (1 + 700 // columns))):
+    for shape in ((256, 1024), (rows * 3, columns * (1 + 700 // columns))):
         packed = pack(random(*shape), sparsity, format=stored)
         for num_tokens, split in ((3, 1), (64, 2)):
             x = random(num_tokens, shape[1])
