@@ -23,7 +23,7 @@ from surrogates.devices import value_bytes
 from surrogates.storage import replace_file
 
 SCHEMA = 1
-PATHS = ("dense", "unpack", "native", "triton")  # as nas.kernels.paths names them
+PATHS = ("dense", "unpack", "native", "triton")  # nas.kernels.paths says what they are
 _NEAR = 1.0 + 1e-9  # doublings: a factor of two
 
 

@@ -21,7 +21,7 @@ from experiments.kernels.cards import CARDS
 from experiments.kernels.cases import Bench, select_cases
 from experiments.kernels.decode_models import MODELS, build, unpacked
 from experiments.kernels.shapes import OPT_SHAPES, SHAPES, Kind, find_kinds, kinds
-from experiments.kernels.timing import Timing, copy_bandwidth, flush_bytes, time_in_turns
+from nas.deploy.turns import Timing
 from search_spaces import linear_shapes
 
 SMALL = Bench(
@@ -154,21 +154,6 @@ def test_every_format_is_checked_in_every_dtype_and_on_every_path(
     assert check(("float32",), thorough=False) == found[::2]  # passed before, and more
     with pytest.raises(checks.WrongProduct):
         check(("float32",), setting="b")
-
-
-def test_timings_are_ordered_and_taken_in_turns() -> None:
-    order: list[str] = []
-    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    found = time_in_turns(calls, "cpu", repeats=4)
-    assert list(found) == list(calls)
-    assert all(sorted(order[i : i + 3]) == ["a", "b", "c"] for i in range(0, len(order), 3))
-    assert len({order[i] for i in range(0, len(order), 3)}) == 3  # each is first in some round
-    for timing in found.values():
-        assert 0.0 < timing.p20_us <= timing.median_us <= timing.p80_us
-    assert Timing.of([4.0, 1.0, 2.0, 3.0, 5.0]) == Timing(3.0, 1.8, 4.2, 5)
-    assert copy_bandwidth("cpu", repeats=2, num_bytes=2**16) > 0.0
-    assert flush_bytes(50 * 2**20) == 256 * 2**20
-    assert flush_bytes(200 * 2**20) == 400 * 2**20
 
 
 # --- the whole harness ---------------------------------------------------------------------------

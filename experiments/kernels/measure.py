@@ -25,15 +25,16 @@ from experiments.kernels.door import (
     multiply,
     path_names,
 )
-from experiments.kernels.timing import Call, copy_bandwidth, time_in_turns
 from experiments.kernels.weights import Packed, RandomWeight
 from nas import kernels
+from nas.deploy import turns
 from nas.deploy.runtime import device_name, versions
+from nas.deploy.turns import Call, copy_bandwidth, time_in_turns
 from nas.files import append_jsonl, read_jsonl
 from nas.kernels import PackedWeight
 
 # What a timing depends on beside the kernels.
-_HARNESS = ("baselines.py", "door.py", "measure.py", "timing.py", "weights.py")
+_HARNESS = ("baselines.py", "door.py", "measure.py", "weights.py")
 
 
 @dataclass
@@ -140,7 +141,7 @@ def _measure_case(
         "sparse": {name: call for name, call in sparse.items() if name not in copies},
     }
     calls = {name: call for group in kinds.values() for name, call in group.items()}
-    timings = time_in_turns(calls, bench.device, bench.repeats, bench.graphs)
+    timings = time_in_turns(calls, bench.device, bench.repeats, graphs=bench.graphs)
     value_bytes = x.element_size()
     return {
         "dtype": case.dtype,
@@ -195,6 +196,6 @@ def _product(call: Call) -> Tensor:
 def _sources_digest() -> str:
     """Of the kernels and of this harness: a changed kernel is measured again."""
     files = sorted(Path(kernels.__file__).parent.rglob("*.py"))
-    files += [Path(__file__).with_name(name) for name in _HARNESS]
+    files += [Path(turns.__file__), *(Path(__file__).with_name(name) for name in _HARNESS)]
     content = b"".join(path.read_bytes() for path in files)
     return hashlib.sha256(content).hexdigest()[:16]

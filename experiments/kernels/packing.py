@@ -81,7 +81,7 @@ def main(packing: Packing) -> None:
         )
         del mask, packed, dense
     folder = result_folder("packing", packing.device)
-    runtime = Runtime(packing.device, packing.dtype, torch.get_num_threads())  # type: ignore[arg-type]
+    runtime = Runtime(packing.device, packing.dtype, torch.get_num_threads())
     write_result(
         folder,
         command=command_line("experiments.kernels.packing", packing),

@@ -66,7 +66,7 @@ def measure_dense_paths(
     found = DensePaths({}, {}, {}, {})
     for dtype in ["float32", "bfloat16"] + (["float16"] if device == "cuda" else []):
         for count in counts if device == "cpu" else [cores]:
-            runtime = Runtime(device, dtype, count)  # type: ignore[arg-type]
+            runtime = Runtime(device, dtype, count)
             if dtype not in found.models:
                 largest = supernet.space.largest
                 found.models[dtype] = extract(supernet, largest, dtype=runtime.torch_dtype).to(

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from nas.kernels.dispatch import processor_name, table_for, use_table
+from nas.deploy.runtime import device_name
+from nas.kernels.dispatch import table_for, use_table
 from surrogates import KernelTable
 from surrogates.kernel_table import slug
 
@@ -26,7 +27,7 @@ def read_kernels(path: Path, device: str) -> KernelTable:
         raise ValueError(
             f"expected a kernel table in {path}, found none; make it with: nas tune --out {path}"
         ) from None
-    here = processor_name(torch.device(device))
+    here = device_name(device)
     if slug(table.device) != slug(here):
         raise ValueError(
             f"expected a kernel table of {here} in {path}, got one of {table.device}; make one here with: nas tune"
@@ -49,7 +50,7 @@ def use_kernels(path: Path | None, device: str) -> Iterator[None]:
     if path is None:
         yield
         return
-    name, before = processor_name(torch.device(device)), kernels_in_use(device)
+    name, before = device_name(device), kernels_in_use(device)
     use_table(read_kernels(path, device), name)
     try:
         yield

@@ -8,10 +8,12 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
+
+from nas.kernels.dispatch import processor_name
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -22,7 +24,7 @@ class Runtime:
 
     Args:
         device: ``cpu`` or ``cuda``.
-        dtype: of weights and activations.
+        dtype: of weights and activations: ``float32``, ``bfloat16`` or ``float16``.
         threads: of one operator on the CPU.
         compiled: whether the forward pass went through ``torch.compile``.
 
@@ -31,7 +33,7 @@ class Runtime:
     """
 
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: str = "float32"
     threads: int = 1
     compiled: bool = False
 
@@ -91,13 +93,7 @@ def check_device(device: str) -> None:
 
 def device_name(device: str) -> str:
     """Model name of the processor."""
-    if device == "cuda":
-        return str(torch.cuda.get_device_name())
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return processor_name(torch.device(device))
 
 
 def available_memory(device: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
@@ -18,13 +17,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nas import kernels
-from nas.deploy.runtime import Runtime, available_threads, check_device, provenance, versions
+from nas.deploy.runtime import (
+    Runtime,
+    available_threads,
+    check_device,
+    device_name,
+    provenance,
+    versions,
+)
 from nas.deploy.tune_cases import Case, Shape, tune_cases
 from nas.deploy.turns import Call, time_in_turns
 from nas.files import PathLike, append_jsonl, read_jsonl, run_lock
 from nas.kernels import PackedWeight, pack
-from nas.kernels.dispatch import processor_name
 from nas.kernels.epilogue import Epilogue
+from nas.kernels.errors import allowed_error, relative_error
 from nas.kernels.paths import is_interpreted, paths, run_path
 from nas.kernels.reference import reference_linear
 from search_spaces import SearchSpace, Sparsity
@@ -69,7 +75,7 @@ def tune(
         ValueError: if the device is absent, a value is wrong, the log is damaged, or another run uses the folder.
     """
     check_device(device)
-    runtime = Runtime(device, dtype or DEFAULT_DTYPES[device], threads or available_threads())  # type: ignore[arg-type]
+    runtime = Runtime(device, dtype or DEFAULT_DTYPES[device], threads or available_threads())
     cases = tune_cases(what, runtime.dtype, runtime.value_bytes, tokens, sparsities)
     target = None if out is None else Path(out)
     if target is not None and (target.suffix != ".json" or target.is_dir()):
@@ -91,7 +97,7 @@ def tune(
         ordered = tuple(
             rows[case] for case in sorted(rows, key=lambda c: tuple(asdict(c).values()))
         )
-        table = KernelTable(processor_name(torch.device(device)), ordered, about)
+        table = KernelTable(device_name(device), ordered, about)
         if target is not None:
             table.save(target)
     return table
@@ -109,7 +115,8 @@ def _measure(case: Case, runtime: Runtime) -> KernelRow | None:
     x_NK = draw(case.tokens, case.in_features)
     packed = pack(weight, case.sparsity, format=case.format)
     exact = reference_linear(packed, x_NK)
-    limit = allowed_error(F.linear(x_NK, packed.unpack()), exact, case.in_features)
+    dense = relative_error(F.linear(x_NK, packed.unpack()), exact)
+    limit = allowed_error(dense, x_NK.dtype, case.in_features)
     calls: dict[str, Call] = {}
     for name, call in _calls(packed, weight, x_NK).items():
         try:
@@ -126,10 +133,10 @@ def _measure(case: Case, runtime: Runtime) -> KernelRow | None:
         return None
     us: dict[str, float] = {}
     config = None
-    for name, time_us in time_in_turns(calls, runtime.device).items():
+    for name, timing in time_in_turns(calls, runtime.device).items():
         path, _, words = name.partition(" ")
-        if path not in us or time_us < us[path]:
-            us[path] = round(time_us, 3)
+        if path not in us or timing.median_us < us[path]:
+            us[path] = round(timing.median_us, 3)
             config = json.loads(words) if words else config
     return KernelRow(**asdict(case), us=us, config=config)
 
@@ -154,21 +161,6 @@ def _calls(packed: PackedWeight, weight: Tensor, x_NK: Tensor) -> dict[str, Any]
     return found
 
 
-def relative_error(y: Tensor, exact: Tensor) -> float:
-    """Largest deviation over the largest exact value; infinite where shapes differ or a value is not finite."""
-    if y.shape != exact.shape or not bool(torch.isfinite(y).all()):
-        return float("inf")
-    scale = float(exact.abs().max()) or 1.0
-    return float((y.double() - exact).abs().max()) / scale
-
-
-def allowed_error(dense: Tensor, exact: Tensor, num_terms: int) -> float:
-    """What rounding explains: twice the dense product's own error, four roundings of the result (the dense product is sometimes
-    luckily exact), and a sum of K terms taken one by one in float32 (u sqrt(K), Higham and Mary, 2019)."""
-    one_by_one = torch.finfo(torch.float32).eps / 2 * math.sqrt(num_terms)
-    return 2.0 * relative_error(dense, exact) + 4.0 * torch.finfo(dense.dtype).eps + one_by_one
-
-
 def _warn(case: Case, name: str, problem: str) -> None:
     warnings.warn(
         f"path {name!r} of {case.sparsity} {case.out_features} x {case.in_features}, {case.tokens} tokens, {problem}; "
@@ -181,7 +173,7 @@ def _setting(runtime: Runtime) -> str:
     """Digest of what a time depends on beside the case: changed kernels are measured again."""
     folder = Path(kernels.__file__).parent
     sources = [path.read_bytes() for path in sorted(folder.rglob("*.py"))]
-    parts: list[Any] = [processor_name(torch.device(runtime.device)), versions()]
+    parts: list[Any] = [device_name(runtime.device), versions()]
     parts.append(runtime.threads if runtime.device == "cpu" else None)
     parts.append(hashlib.sha256(b"".join(sources)).hexdigest())
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

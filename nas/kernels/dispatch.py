@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import platform
 import re
 import warnings
 from dataclasses import dataclass, replace
@@ -56,9 +57,13 @@ def use_table(table: KernelTable | None, device: str | torch.device | None = Non
         raise ValueError(
             f"expected a KernelTable, got {table!r:.80}; read it with KernelTable.load"
         )
-    if device is None and table is None:
-        raise ValueError("expected the device whose table is to be forgotten, such as device='cpu'")
-    name = str(device) if device is not None else table.device  # type: ignore[union-attr]
+    if device is None:
+        if table is None:
+            raise ValueError(
+                "expected the device whose table is to be forgotten, such as device='cpu'"
+            )
+        device = table.device
+    name = str(device)
     if re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
         name = processor_name(torch.device(name))
     if table is not None and slug(table.device) != slug(name):
@@ -68,9 +73,8 @@ def use_table(table: KernelTable | None, device: str | torch.device | None = Non
     if table is not None:
         check_configs(table)
     global _tables
-    _tables = _tables | {
-        slug(name): table
-    }  # a new one: weights know by it that their choices are old
+    # A new one: weights know by it that their choices are old.
+    _tables = _tables | {slug(name): table}
     choose_cached.cache_clear()
 
 
@@ -121,7 +125,7 @@ def processor_name(device: torch.device) -> str:
             ]
     except OSError:
         names = []
-    return names[0] if names else device.type
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def choose(packed: PackedWeight, num_tokens: int) -> Choice:
@@ -133,15 +137,15 @@ def choose(packed: PackedWeight, num_tokens: int) -> Choice:
     """
     known = packed.choices.get(num_tokens)
     if known is not None and known[0] is _tables and known[1] == packed.may_copy:
-        return known[2]  # type: ignore[no-any-return]
-    tensor = packed.values_tensor
+        choice: Choice = known[2]
+        return choice
     found = Choice("dense")
     if packed.format != "dense":
         found = choose_cached(
-            packed.sparsity, packed.format, packed.shape, tensor.dtype, tensor.device, num_tokens,
-            packed.may_copy, paths(packed, num_tokens),
+            packed.sparsity, packed.format, packed.shape, *packed.kind, num_tokens, packed.may_copy,
+            paths(packed, num_tokens),
         )  # fmt: skip
-    packed.choices[num_tokens] = (_tables, packed.may_copy, found)
+    _remember(packed, num_tokens, found)
     return found
 
 
@@ -190,6 +194,8 @@ def run_triton(
             raise
         first = problem
     for other in tile_configs(packed.sparsity, packed.format, has_assembly=x_NK.is_cuda):
+        if other == config:
+            continue
         try:
             y = run_path("triton", packed, x_NK, epilogue, other)
         except Exception as problem:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from nas.kernels.epilogue import ACTIVATIONS, Epilogue
 from nas.kernels.formats import PackedWeight
-from nas.kernels.library import product, sparse_linear_op
+from nas.kernels.operator import product, sparse_linear_op
 from nas.kernels.paths import paths, run_path
 
 

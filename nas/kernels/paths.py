@@ -14,16 +14,16 @@ import functools
 import importlib.util
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nas.kernels.epilogue import Epilogue
 from nas.kernels.formats import PackedWeight
+from surrogates.kernel_table import PATHS
 
 if TYPE_CHECKING:
     from nas.kernels.triton.configs import TileConfig
-
-PATHS = ("dense", "unpack", "native", "triton")
 
 
 def paths(packed: PackedWeight, num_tokens: int) -> tuple[str, ...]:
@@ -49,14 +49,10 @@ def takes_triton(packed: PackedWeight) -> bool:
     if packed.format == "dense" or not has_triton() or packed.shape[0] * packed.shape[1] >= 2**31:
         return False
     if tensor.is_cuda:
-        import torch
-
         # Shared-memory pipelines and bfloat16 start with sm_80.
-        return tensor.element_size() == 2 and torch.cuda.get_device_capability(tensor.device) >= (
-            8,
-            0,
-        )
-    return is_interpreted() and str(tensor.dtype) in ("torch.float16", "torch.float32")
+        capability = torch.cuda.get_device_capability(tensor.device)
+        return tensor.element_size() == 2 and capability >= (8, 0)
+    return is_interpreted() and tensor.dtype in (torch.float16, torch.float32)
 
 
 @functools.cache

@@ -59,7 +59,8 @@ class PackedWeight(nn.Module, ABC):
         # Numbers that a kernel would have to ask the device for; never empty, since torch takes an empty list for tensors.
         self.hints: tuple[int, ...] = (0,)
         self.may_copy = True  # whether dispatch may keep a dense copy where that is faster
-        self.choices: dict[int, Any] = {}  # what dispatch chose, by number of tokens
+        # What dispatch chose by number of tokens, with the tables and ``may_copy`` it was chosen under
+        self.choices: dict[int, tuple[object, bool, Any]] = {}
         self._copy: Tensor | None = None
         self._copy_stamp: tuple[Any, ...] = ()
         self._kind: tuple[torch.dtype, torch.device] | None = None
@@ -115,14 +116,14 @@ class PackedWeight(nn.Module, ABC):
         """Gradient of the stored values of ``y = x W^T``, in their shape.
 
         Raises:
-            NotImplementedError: for formats whose values are not trained.
+            ValueError: for formats whose values are not trained.
         """
-        raise NotImplementedError(
+        raise ValueError(
             f"expected N:M or column vectors to train their values, got {self.format}; train the dense weight and pack it again"
         )
 
     def dense_copy(self) -> Tensor:
-        """The dense matrix, kept from the first call on until the weight is moved or cast."""
+        """The dense matrix ``[M, K]``, kept until a stored tensor is replaced or written."""
         stamp = tuple((t.data_ptr(), _version(t)) for t in self.tensors().values())
         if self._copy is None or stamp != self._copy_stamp:
             with torch.inference_mode(False), torch.no_grad():
@@ -131,9 +132,9 @@ class PackedWeight(nn.Module, ABC):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Tensors of a state dict are checked as those of a file are, before they replace any."""
-        names = {name: state_dict.get(f"{prefix}{name}") for name in self.names}
-        if all(isinstance(tensor, Tensor) for tensor in names.values()):
-            self.hints = type(self)(self.sparsity, self.shape, names).hints  # type: ignore[arg-type]
+        found = {n: state_dict[f"{prefix}{n}"] for n in self.names if f"{prefix}{n}" in state_dict}
+        if len(found) == len(self.names):
+            self.hints = type(self)(self.sparsity, self.shape, found).hints
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._copy = self._kind = None
         self.choices = {}

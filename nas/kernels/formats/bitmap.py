@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nas.kernels.chunks import row_chunks
 from nas.kernels.formats.base import PackedWeight, PackedWeightError
+from nas.kernels.formats.bits import popcount
 from search_spaces import Sparsity
 from search_spaces.formats import BITMAP_RECORD, BITMAP_TILE
 
@@ -105,18 +106,11 @@ def _collect(kept: Tensor) -> Tensor:
 
 def _records(bits: Tensor) -> Tensor:
     """Records of tiles from the bits of their rows: int32 ``[panels, T, 8]`` to ``[panels, T, 11]``."""
-    counts = _popcount(bits)
+    octets = bits.contiguous().view(torch.uint8).view(*bits.shape, 4)
+    counts = popcount(octets).sum(dim=-1)  # [panels, T, 8], int64
     before = counts.cumsum(dim=2) - counts
     in_tile = counts.sum(dim=2)
     starts = (in_tile.view(-1).cumsum(0) - in_tile.view(-1)).view(in_tile.shape)
     # At most 7 x 32 values come before a row in its tile, which a byte holds.
-    octets = before.to(torch.uint8).view(torch.int32)
-    return torch.cat((bits, starts.to(torch.int32)[:, :, None], octets), dim=2)
-
-
-def _popcount(words: Tensor) -> Tensor:
-    """Set bits of every int32, as int64."""
-    octets = words.contiguous().view(torch.uint8).view(*words.shape, 4)
-    pairs = octets - ((octets >> 1) & 0x55)
-    quads = (pairs & 0x33) + ((pairs >> 2) & 0x33)
-    return ((quads + (quads >> 4)) & 0x0F).sum(dim=-1)
+    in_rows = before.to(torch.uint8).view(torch.int32)
+    return torch.cat((bits, starts.to(torch.int32)[:, :, None], in_rows), dim=2)

@@ -29,13 +29,11 @@ class CompressedRowsWeight(PackedWeight):
 
     def has_product(self, num_tokens: int) -> bool:
         """MKL, for a few tokens of float32."""
-        is_few = num_tokens <= MAX_SPARSE_ROWS
-        return is_few and not self.values.is_cuda and self.values.dtype == torch.float32
+        return num_tokens <= MAX_SPARSE_ROWS and self.kind == (torch.float32, torch.device("cpu"))
 
     def multiply(self, x_NK: Tensor) -> Tensor:
         """``x W^T`` by MKL for a few rows of float32 on the CPU, else through the dense weight."""
-        is_few = x_NK.shape[0] <= MAX_SPARSE_ROWS
-        if not (is_few and x_NK.device.type == "cpu" and x_NK.dtype == torch.float32):
+        if not self.has_product(x_NK.shape[0]):
             return super().multiply(x_NK)
         stored = (self.values, self.columns, self.row_starts)
         # The matrix shares the tensors' memory, so only other tensors make it stale.
@@ -55,10 +53,8 @@ class CompressedRowsWeight(PackedWeight):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {
-            "_matrix": None,
-            "_matrix_of": (),
-        }  # torch cannot copy its sparse matrices
+        # torch cannot copy its sparse matrices
+        return super().__getstate__() | {"_matrix": None, "_matrix_of": ()}
 
     def _check_rows(self, number: int, num_rows: int, num_columns: int) -> None:
         self._expect_indices("columns", (number,), num_columns)

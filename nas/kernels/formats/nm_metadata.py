@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas.kernels.formats.base import PackedWeightError
+from nas.kernels.formats.bits import popcount
 from search_spaces import Sparsity
 from search_spaces.formats import NM_PLANES, nm_words
 
@@ -51,7 +52,7 @@ def encode(mask: Tensor, sparsity: Sparsity) -> Tensor:
     bits = kept[:, :, 0].clone()  # column j kept: bit j
     for j in range(1, sparsity.m):
         bits |= kept[:, :, j] << j
-    if not bool((_popcount(bits) == sparsity.n).all()):
+    if not bool((popcount(bits) == sparsity.n).all()):
         raise PackedWeightError(
             f"expected {sparsity.n} kept weights in every {sparsity.m} for {sparsity}, got another mask"
         )
@@ -96,7 +97,7 @@ def check_metadata(metadata: Tensor, sparsity: Sparsity, groups: int) -> None:
         raise PackedWeightError(
             f"expected zeros in metadata beyond the {groups} groups of a row; the file is damaged"
         )
-    if sparsity.n == 2 and not bool((_popcount(codes[:, :groups]) == 2).all()):
+    if sparsity.n == 2 and not bool((popcount(codes[:, :groups]) == 2).all()):
         raise PackedWeightError(
             f"expected two kept columns in every group of metadata for {sparsity}; the file is damaged"
         )
@@ -128,13 +129,6 @@ def _group_shifts(planes: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         i = torch.arange(32 // planes, dtype=torch.int32, device=device)
         return 16 * (i // 8) + i % 8 if planes == 2 else i
-
-
-def _popcount(octets: Tensor) -> Tensor:
-    """Set bits of every uint8."""
-    pairs = octets - ((octets >> 1) & 0x55)
-    quads = (pairs & 0x33) + ((pairs >> 2) & 0x33)
-    return (quads + (quads >> 4)) & 0x0F
 
 
 @cache

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from nas.kernels.dispatch import choose, run_triton
 from nas.kernels.epilogue import Epilogue
@@ -21,7 +21,7 @@ from nas.kernels.paths import run_path
 NAME = "sparse_gpt_nas::sparse_linear"
 
 
-@torch.library.custom_op(NAME, mutates_args=())
+@library.custom_op(NAME, mutates_args=())
 def sparse_linear_op(
     x: Tensor,
     stored: Sequence[Tensor],
@@ -41,8 +41,7 @@ def sparse_linear_op(
     packed = from_checked(sparsity, format, (num_rows, num_columns), stored, hints)
     packed.may_copy = False  # it lives for this call only
     adapter = None if a is None or b is None else (a, b)
-    y = product(packed, x, Epilogue(bias, activation, adapter, adapter_first, gate))
-    return y.contiguous()  # MKL's is transposed
+    return product(packed, x, Epilogue(bias, activation, adapter, adapter_first, gate))
 
 
 def product(packed: PackedWeight, x_NK: Tensor, epilogue: Epilogue) -> Tensor:
@@ -72,7 +71,7 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, stored, _, sparsity, format, num_rows, num_columns, *rest = inputs
     if any(part is not None for part in (*rest[:4], rest[5])):
-        raise NotImplementedError(
+        raise ValueError(
             "expected no gradient through a fused bias, activation, gate or adapter (as in an exported layer); "
             "call it under torch.no_grad(), or train with nas.kernels.sparse_linear itself"
         )
@@ -80,7 +79,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.description = sparsity, format, (num_rows, num_columns)
 
 
-@torch.library.custom_op(f"{NAME}_input_gradient", mutates_args=())
+@library.custom_op(f"{NAME}_input_gradient", mutates_args=())
 def input_gradient(
     grad: Tensor,
     stored: Sequence[Tensor],
@@ -100,7 +99,7 @@ def _(
     return grad.new_empty(grad.shape[0], columns)
 
 
-@torch.library.custom_op(f"{NAME}_values_gradient", mutates_args=())
+@library.custom_op(f"{NAME}_values_gradient", mutates_args=())
 def values_gradient(
     grad: Tensor,
     x: Tensor,
@@ -110,7 +109,7 @@ def values_gradient(
     num_rows: int,
     num_columns: int,
 ) -> Tensor:
-    """The shape of the stored values."""
+    """Gradient of the stored values, in their shape; see :meth:`PackedWeight.values_gradient`."""
     packed = from_checked(sparsity, format, (num_rows, num_columns), stored)
     return packed.values_gradient(grad, x).contiguous()
 
@@ -132,4 +131,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return (grad_x, grads, *[None] * 11)
 
 
-torch.library.register_autograd(NAME, _backward, setup_context=_save)
+library.register_autograd(NAME, _backward, setup_context=_save)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import library
 
 from nas.kernels import SparseLinear, pack, sparse_linear, use_table
 from nas.kernels.dispatch import Choice, choose, processor_name, table_for
 from nas.kernels.epilogue import Epilogue
-from nas.kernels.library import sparse_linear_op
+from nas.kernels.operator import sparse_linear_op
 from nas.kernels.paths import has_triton
 from nas.model import GPT, Supernet, extract
 from search_spaces import Architecture, SearchSpace, Sparsity, layer_linears, preset
@@ -41,7 +42,7 @@ def test_the_operator_is_what_torch_expects(text: str, stored: str, shape: tuple
         x, list(packed.tensors().values()), list(packed.hints), text, stored, *shape,
         None, None, None, None, False, None,
     )  # fmt: skip
-    torch.library.opcheck(sparse_linear_op, arguments)
+    library.opcheck(sparse_linear_op, arguments)
 
 
 @pytest.mark.parametrize(("text", "stored", "shape"), FORMATS, ids=IDS)
