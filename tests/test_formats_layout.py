@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas.kernels import pack
 from nas.kernels import patterns as patterns_module
@@ -156,6 +159,62 @@ def test_records_and_values_of_a_bitmap(
     ]
     at = torch.tensor(places, dtype=torch.long).reshape(-1, 2)
     assert bits(packed.values).equal(bits(weight[at[:, 0], at[:, 1]]))
+
+
+# --- nothing is asked of the device ---------------------------------------------------------------
+
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique_dim"}
+
+
+class NoQuestions(TorchDispatchMode):
+    """Refuses what makes the CPU wait for a GPU, and what a CUDA graph cannot hold."""
+
+    def __enter__(self) -> Any:
+        self.patch = pytest.MonkeyPatch()
+        for name in ("tolist", "numpy", "__array__"):  # they pass by the dispatcher
+            self.patch.setattr(Tensor, name, _refused)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.patch.undo()
+        super().__exit__(*error)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        is_counted = name == "repeat_interleave" and kwargs.get("output_size") is None
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            part is not None and part.dtype == torch.bool for part in args[1]
+        )
+        waits = name in WAITING or is_counted or by_mask
+        assert not waits, f"{func} waits for a GPU"
+        return func(*args, **kwargs)
+
+
+def _refused(*_: Any) -> Any:
+    raise AssertionError("a list of numbers waits for a GPU")
+
+
+@pytest.mark.parametrize(("text", "format"), CASES)
+def test_a_weight_is_rebuilt_without_asking_the_device(text: str, format: str) -> None:
+    s = Sparsity.parse(text)
+    shape = (300, 200) if s.pattern == "unstructured" else shape_of(s)
+    weight = random_weight(shape, 5, torch.float32)
+    packed = pack(weight, s, None, format)
+    expected = packed.unpack()
+    with NoQuestions():
+        found = packed.unpack()
+        if format in ("nm", "vector"):
+            packed.values_gradient(torch.ones(3, shape[0]), torch.ones(3, shape[1]))
+    assert found.equal(expected)
+
+
+def test_questions_are_noticed() -> None:
+    mask = torch.ones(3, dtype=torch.bool)
+    asked = (lambda: mask.sum().item(), lambda: mask[mask], mask.nonzero, lambda: mask.tolist())
+    for ask in asked:
+        with NoQuestions(), pytest.raises(AssertionError, match="waits"):
+            ask()
 
 
 # --- matrices of several pieces -------------------------------------------------------------------

@@ -64,6 +64,32 @@ def test_compiled_layers(text: str, stored: str, shape: tuple[int, int]) -> None
     assert inputs[0].grad.equal(inputs[1].grad)
 
 
+@pytest.mark.parametrize(("text", "stored", "shape"), FORMATS, ids=IDS)
+def test_autocast_keeps_the_weights_dtype(text: str, stored: str, shape: tuple[int, int]) -> None:
+    """Whatever path is taken, eager and compiled: the numbers are those without autocast of the same input."""
+    dtype = torch.float16 if DEVICE == "cuda" else torch.float32
+    packed = pack(random(*shape, seed=0, dtype=dtype), text, format=stored)
+    layer = SparseLinear(packed)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for num_tokens in (1, 40):  # the format's own product, and the weight rebuilt
+        reduced = random(num_tokens, shape[1], seed=3, dtype=torch.bfloat16)
+        gate = random(num_tokens, shape[0], seed=4, dtype=torch.bfloat16)
+        x = reduced.to(dtype).requires_grad_()
+        expected = sparse_linear(x, packed, gate=gate.to(dtype))
+        expected.sum().backward()
+        leaf = reduced.to(dtype).requires_grad_()
+        with torch.autocast(DEVICE, torch.bfloat16):
+            sparse_linear(leaf, packed, gate=gate).sum().backward()
+            with torch.no_grad():
+                found = [call(reduced, None, gate) for call in (layer, compiled)]
+        assert all(y.dtype == dtype for y in found)
+        for y in found:
+            torch.testing.assert_close(y, expected.detach())
+        assert leaf.grad is not None
+        torch.testing.assert_close(leaf.grad, x.grad)
+
+
 def mixed(space: SearchSpace, num_patterns: int = 5) -> Architecture:
     """An architecture whose layers have as many patterns as the space can mix."""
     rng = np.random.default_rng(0)

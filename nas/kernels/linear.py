@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,8 @@ def sparse_linear(
     """Multiply with a packed weight, by the path that was fastest where it was measured.
 
     ``act(W x + b) * silu(gate) + B (A x)``; with ``adapter_first``, ``act(W x + b + B (A x)) * silu(gate)``. A GPU kernel does
-    everything after ``W x`` on the accumulator; elsewhere, and where a gradient is wanted, torch does it.
+    everything after ``W x`` on the accumulator; elsewhere, and where a gradient is wanted, torch does it. Under autocast the product
+    keeps the weight's dtype, by every path, and ``x`` and ``gate`` are converted to it: a packed weight is not cast.
 
     Args:
         x: ``[..., K]``, same dtype and device as the weight; gradients flow to it and, for N:M and column vectors, to the values.
@@ -43,6 +46,7 @@ def sparse_linear(
     Raises:
         ValueError: if a shape, dtype, device or name does not fit.
     """
+    x, gate = _converted(x, weight), _converted(gate, weight)
     _check(x, weight, bias, activation, adapter, gate)
     return _linear(x, weight, bias, activation, adapter, adapter_first, gate, path)
 
@@ -58,6 +62,9 @@ def _linear(
     path: str | None = None,
 ) -> Tensor:
     """:func:`sparse_linear` of what is known to fit."""
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return _linear(x, weight, bias, activation, adapter, adapter_first, gate, path)
     rows, columns = weight.shape
     x_NK = x.reshape(-1, columns).contiguous()
     gate_NM = None if gate is None else gate.reshape(-1, rows).contiguous()
@@ -88,6 +95,18 @@ def _operator(x_NK: Tensor, weight: PackedWeight, epilogue: Epilogue) -> Tensor:
         epilogue.bias, epilogue.activation, a, b, epilogue.adapter_first, epilogue.gate,
     )  # fmt: skip
     return y
+
+
+_OptionalTensor = TypeVar("_OptionalTensor", Tensor, Tensor | None)
+
+
+def _converted(tensor: _OptionalTensor, weight: PackedWeight) -> _OptionalTensor:
+    """Under autocast, numbers in the weight's dtype; else as they are."""
+    if tensor is None or not torch.is_autocast_enabled(tensor.device.type):
+        return tensor
+    if not tensor.is_floating_point() or not isinstance(weight, PackedWeight):
+        return tensor
+    return tensor.to(weight.kind[0])
 
 
 def _wants_gradient(
@@ -182,6 +201,7 @@ class SparseLinear(nn.Module):
     ) -> Tensor:
         """``[..., M]``; ``activation`` and ``gate`` as :func:`sparse_linear` takes them."""
         weight: PackedWeight = self.weight
+        x, gate = _converted(x, weight), _converted(gate, weight)
         is_plain = x.shape[-1:] == weight.shape[1:] and (x.dtype, x.device) == weight.kind
         if not is_plain or activation is not None or gate is not None:
             _check(x, weight, None, activation, None, gate)

@@ -39,7 +39,6 @@ def sparse_linear_op(
 ) -> Tensor:
     """``[N, M]`` of ``x [N, K]``; see :func:`nas.kernels.sparse_linear`."""
     packed = from_checked(sparsity, format, (num_rows, num_columns), stored, hints)
-    packed.may_copy = False  # it lives for this call only
     adapter = None if a is None or b is None else (a, b)
     return product(packed, x, Epilogue(bias, activation, adapter, adapter_first, gate))
 
@@ -89,7 +88,9 @@ def input_gradient(
     num_columns: int,
 ) -> Tensor:
     """``[N, K]``: ``dy W``."""
-    return grad @ from_checked(sparsity, format, (num_rows, num_columns), stored).unpack()
+    packed = from_checked(sparsity, format, (num_rows, num_columns), stored)
+    with torch.autocast(grad.device.type, enabled=False):  # a backward pass inside of it, too
+        return grad @ packed.unpack()
 
 
 @input_gradient.register_fake
@@ -111,7 +112,8 @@ def values_gradient(
 ) -> Tensor:
     """Gradient of the stored values, in their shape; see :meth:`PackedWeight.values_gradient`."""
     packed = from_checked(sparsity, format, (num_rows, num_columns), stored)
-    return packed.values_gradient(grad, x).contiguous()
+    with torch.autocast(grad.device.type, enabled=False):
+        return packed.values_gradient(grad, x).contiguous()
 
 
 @values_gradient.register_fake

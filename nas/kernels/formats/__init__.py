@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from nas.kernels.formats.base import PackedWeight as PackedWeight
@@ -97,4 +99,13 @@ def from_checked(
     hints: Sequence[int] = (0,),
 ) -> PackedWeight:
     """A packed weight around tensors that were checked when they were stored, in the order of their names."""
-    return _FORMATS[stored].checked(Sparsity.parse(sparsity), shape, tensors, hints)
+    described = _described(sparsity, stored, shape, tensors[0].dtype, tensors[0].device)
+    return described.holding(tensors, hints)
+
+
+@functools.lru_cache(maxsize=4096)
+def _described(
+    sparsity: str, stored: str, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> PackedWeight:
+    """One for each dtype and device: what dispatch chose for it is remembered there."""
+    return _FORMATS[stored].described(Sparsity.parse(sparsity), shape, (dtype, device))

@@ -66,18 +66,24 @@ class PackedWeight(nn.Module, ABC):
         self._kind: tuple[torch.dtype, torch.device] | None = None
 
     @classmethod
-    def checked(
-        cls,
-        sparsity: Sparsity,
-        shape: tuple[int, int],
-        tensors: Sequence[Tensor],
-        hints: Sequence[int] = (0,),
+    def described(
+        cls, sparsity: Sparsity, shape: tuple[int, int], kind: tuple[torch.dtype, torch.device]
     ) -> Self:
-        """A packed weight of tensors that another one has checked, in the order of ``names``."""
+        """A packed weight of this :attr:`kind` without its tensors, for :meth:`holding`."""
         packed = cls.__new__(cls)
         packed._describe(sparsity, shape)
-        for name, tensor in zip(cls.names, tensors, strict=True):
-            packed.register_buffer(name, tensor)
+        packed._kind = kind
+        packed.may_copy = False  # what holds tensors in its place lives for one call
+        return packed
+
+    def holding(self, tensors: Sequence[Tensor], hints: Sequence[int] = (0,)) -> Self:
+        """The same with tensors that were checked before, in the order of ``names``; it shares this one's choices.
+
+        Made at every call of the operator, where setting a module up would take longer than a small product.
+        """
+        packed = type(self).__new__(type(self))
+        packed.__dict__.update(self.__dict__)
+        packed._buffers = dict(zip(self.names, tensors, strict=True))
         packed.hints = tuple(hints)
         return packed
 

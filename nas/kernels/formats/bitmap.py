@@ -46,16 +46,18 @@ class BitmapWeight(PackedWeight):
         return cls(sparsity, (rows, columns), tensors)
 
     def unpack(self) -> Tensor:
-        """The dense matrix."""
+        """The dense matrix; nothing is asked of the device, so that a CUDA graph can hold it."""
         rows, columns = self.shape
+        if not self.nonzeros:
+            return self.values.new_zeros(rows, columns)
         dense = self.values.new_empty(rows, columns)
-        done = 0
         for chunk in row_chunks(rows, columns, ROWS):
-            kept = self._kept(chunk)
-            number = int(kept.sum())
-            tiled = self.values.new_zeros(kept.shape)
-            tiled[kept] = self.values[done : done + number]
-            done += number
+            kept = self._kept(chunk).flatten(2)
+            starts = self.tiles[chunk.start // ROWS :, :, ROWS][: len(kept)]
+            # Of a place that holds none, the value before it in the tile is read, and not used.
+            numbers = kept.cumsum(dim=2, dtype=torch.int32) + (starts[..., None] - 1)
+            found = self.values.index_select(0, numbers.clamp_(min=0).flatten()).view(kept.shape)
+            tiled = found.where(kept, 0).unflatten(2, (ROWS, COLUMNS))
             whole = tiled.transpose(1, 2).reshape(-1, kept.shape[1] * COLUMNS)
             dense[chunk] = whole[: chunk.stop - chunk.start, :columns]
         return dense

@@ -57,7 +57,7 @@ class CslWeight(PackedWeight):
         for chunk in row_chunks(rows, columns, TILE_ROWS):
             offsets, in_tiles = dealt_offsets(mask[chunk])
             start, end = end, end + len(offsets)
-            places = _places(offsets, in_tiles, columns)
+            places = _places(offsets, _item_corners(in_tiles, columns, len(offsets)), columns)
             items[start:end, 0] = weight[chunk].reshape(-1)[places]
             bits[start:end, 1] = (2 * offsets).to(bits.dtype)
             counts.append(in_tiles)
@@ -66,11 +66,15 @@ class CslWeight(PackedWeight):
         return cls(sparsity, (rows, columns), {"items": items, "starts": starts})
 
     def unpack(self) -> Tensor:
-        """The dense matrix."""
+        """The dense matrix; nothing is asked of the device, so that a CUDA graph can hold it."""
         dense = self.items.new_zeros(self.shape)
-        for chunk, items, in_tiles in self._chunks():
-            places = _places(self.offsets[items] // 2, in_tiles, self.shape[1])
-            dense[chunk].view(-1)[places] = self.values[items]
+        ends = self.starts[1:]
+        for some in row_chunks(self.nonzeros, 1):
+            numbers = torch.arange(some.start, some.stop, dtype=torch.int32, device=ends.device)
+            tiles = torch.searchsorted(ends, numbers, right=True, out_int32=True)
+            corners = _corners(tiles, self.shape[1])
+            places = _places(self.offsets[some] // 2, corners, self.shape[1])
+            dense.view(-1)[places] = self.values[some]
         return dense
 
     def check(self) -> None:
@@ -106,7 +110,8 @@ class CslWeight(PackedWeight):
                     "expected offsets (second column of items) inside their tiles and the matrix; the file is damaged"
                 )
             taken = torch.zeros(height * columns, dtype=torch.bool, device=items.device)
-            taken[_places(offsets, in_tiles, columns)] = True
+            corners = _item_corners(in_tiles, columns, len(offsets))
+            taken[_places(offsets, corners, columns)] = True
             if int(taken.sum()) != len(offsets):
                 raise PackedWeightError(
                     "expected every offset once in a tile, got one twice; the file is damaged"
@@ -132,25 +137,23 @@ class CslWeight(PackedWeight):
         return super()._apply(fn, recurse)
 
 
-def _places(offsets: Tensor, in_tiles: Tensor, columns: int) -> Tensor:
-    """Index in the flattened rows of a chunk, int64, of every item.
-
-    Args:
-        offsets: of the items of whole rows of tiles.
-        in_tiles: items of each tile.
-        columns: K.
-    """
-    corners = _per_item(_corners(in_tiles, columns), in_tiles, len(offsets))
+def _places(offsets: Tensor, corners: Tensor, columns: int) -> Tensor:
+    """Index of every item in the flattened matrix, from its offset and its tile's corner (int64, overwritten)."""
     offsets = offsets.int()
     rows = torch.div(offsets, PADDED_COLUMNS, rounding_mode="floor")
     return corners.add_(rows * (columns - PADDED_COLUMNS) + offsets)
 
 
-def _corners(in_tiles: Tensor, columns: int) -> Tensor:
-    """Index of every tile's first weight in the flattened rows."""
+def _corners(tiles: Tensor, columns: int) -> Tensor:
+    """Index of the first weight of tiles in the flattened matrix, int64."""
     across = -(-columns // TILE_COLUMNS)
+    return (tiles // across).long() * (TILE_ROWS * columns) + tiles % across * TILE_COLUMNS
+
+
+def _item_corners(in_tiles: Tensor, columns: int, number: int) -> Tensor:
+    """:func:`_corners` of each of a number of items, from how many are in each tile."""
     tiles = torch.arange(len(in_tiles), device=in_tiles.device)
-    return tiles // across * (TILE_ROWS * columns) + tiles % across * TILE_COLUMNS
+    return _per_item(_corners(tiles, columns), in_tiles, number)
 
 
 def _are_inside(offsets: Tensor, in_tiles: Tensor, shape: tuple[int, int]) -> bool:
