@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 from collections.abc import Iterable
 
@@ -27,6 +28,11 @@ class Processes:
             if device.type == "cuda" and "LOCAL_RANK" in os.environ:
                 # "cuda" means the current device from here on: one for each process of a machine
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            # Its functions have the default group as a default argument. Imported later (an optimizer's
+            # first step does), they would keep the group and its threads beyond _end_group, and a
+            # thread that lets go of a tensor while Python ends aborts the process (pytorch#190489).
+            importlib.import_module("torch.distributed.nn.functional")
+
             # Once a process: after a group is destroyed torchrun's store still holds its addresses,
             # and the next group would try to connect to them.
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
