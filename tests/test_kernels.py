@@ -388,16 +388,17 @@ def test_strided_bias_adapter_and_gate(text: str, stored: str, shape: tuple[int,
         assert_close(y, packed, x, epilogue)
 
 
-def test_an_adapter_of_high_rank() -> None:
-    packed = packed_of("2:4", "nm", (32, 64), DTYPES[0])
-    x = random(3, 64, seed=1, dtype=DTYPES[0])
-    adapter = (
-        random(300, 64, seed=2, dtype=DTYPES[0]) / 8,
-        random(32, 300, seed=3, dtype=DTYPES[0]) / 17,
-    )
+@pytest.mark.parametrize(("text", "stored", "shape"), FORMATS, ids=IDS)
+def test_an_adapter_of_higher_rank(text: str, stored: str, shape: tuple[int, int]) -> None:
+    """Several steps of 16 ranks, the last one cut."""
+    rows, columns = shape
+    packed = packed_of(text, stored, shape, DTYPES[0])
+    x = random(3, columns, seed=1, dtype=DTYPES[0])
+    a = random(43, columns, seed=2, dtype=DTYPES[0]) / columns**0.5
+    b = random(rows, 43, seed=3, dtype=DTYPES[0]) / 7
     for first in (False, True):
-        epilogue = Epilogue(None, "gelu", adapter, first)
-        y = sparse_linear(x, packed, None, "gelu", adapter, adapter_first=first, path="triton")
+        epilogue = Epilogue(None, "gelu", (a, b), first)
+        y = sparse_linear(x, packed, None, "gelu", (a, b), adapter_first=first, path="triton")
         assert_close(y, packed, x, epilogue)
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from experiments.kernels.bound import STATIC_TABLE, read_static_table
 from experiments.kernels.static import Static, compile_all
 from experiments.kernels.static_rows import best_rows
 from nas.kernels.triton import sass
-from nas.kernels.triton.aot import ARCHITECTURES, programs
+from nas.kernels.triton.aot import ARCHITECTURES, programs, sources_digest
 from nas.kernels.triton.aot_weights import csl_hints
 from nas.kernels.triton.configs import TOKEN_BLOCKS, all_tiles, tile_key
 
@@ -32,9 +33,9 @@ COMMITTED: dict[str, Any] = json.loads(STATIC_TABLE.read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The table of every kernel, tile configuration and architecture at 16 and 64 tokens."""
+    """The table of every kernel, tile configuration and architecture at 16 tokens."""
     path = tmp_path_factory.mktemp("static") / "table.json"
-    options = ["--tokens", "16", "64", "--no-edges", "--out", str(path)]
+    options = ["--tokens", "16", "--no-edges", "--no-epilogues", "--out", str(path)]
     done = subprocess.run(
         [sys.executable, "-m", "experiments.kernels.static", *options],
         cwd=REPOSITORY, env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True, check=False,
@@ -49,22 +50,28 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_every_tile_configuration_is_compiled_for_every_block_of_tokens() -> None:
     found = {
-        (tile_key(p.weight.sparsity, p.weight.stored), p.weight.config, p.tokens, p.capability)
+        (
+            tile_key(p.weight.sparsity, p.weight.stored), p.num_warps,
+            replace(p.weight.config, num_warps=0), p.tokens, p.capability,
+        )
         for p in programs()
         if p.kernel.endswith("_kernel")
-    }
+    }  # fmt: skip
     for key, configs in all_tiles().items():
         for config in configs:
             for tokens in (1, 2, 4) if key == "csr" else TOKEN_BLOCKS:
+                # 128 rows of 64 tokens take four warps at least: 64 sums a thread
+                num_warps = 4 if (key, tokens) == ("vector128", 64) else config.num_warps
                 for capability in ARCHITECTURES:
-                    assert (key, config, tokens, capability) in found
+                    tile = replace(config, num_warps=0)
+                    assert (key, num_warps, tile, tokens, capability) in found
 
 
 def test_programs_are_what_the_launcher_gives() -> None:
     every = programs()
     names = [p.name for p in every]
     assert len(set(names)) == len(names)
-    assert {p.kernel for p in every if not p.weights} == {
+    assert {p.kernel for p in every if not p.weights and not p.epilogue} == {
         "csl_kernel", "transpose_tokens", "fragment_tokens", "sum_parts",
     }  # fmt: skip
     for program in every:
@@ -74,13 +81,36 @@ def test_programs_are_what_the_launcher_gives() -> None:
             assert program.constants["USE_ASM"]  # as for tensors on a GPU
         config = program.weight.config
         if program.kernel in ("vector_kernel", "bsr_kernel", "nm_kernel"):
-            assert (program.num_warps, program.num_stages) == (config.num_warps, config.num_stages)
+            assert program.num_stages == config.num_stages
             assert program.constants["SPLIT"] == 1
     csl = {p.name.split()[1]: p.constants for p in every if p.kernel == "csl_shared_kernel"}
     bounds = {level: (c["FULL"], c["ITEMS"]) for level, c in csl.items()}
     # 64 (1 - s) items a thread on average; 3.5 sqrt(8192 s (1 - s)) / 128 more or less, rounded outwards to even numbers
     assert bounds == {"0.50": (30, 34), "0.70": (18, 22), "0.80": (10, 14), "0.90": (4, 8), "any": (0, 64)}  # fmt: skip
     assert csl_hints(0.5) == (4096 - 159, 4096 + 159)
+
+
+def test_every_product_is_compiled_with_an_adapter() -> None:
+    """Beside a GELU, a gate, or both; CSR's and the assembly kernels' are finished by the kernel that sums parts."""
+    every = programs()
+    found: dict[str, set[str]] = {}
+    for program in every:
+        found.setdefault(program.kernel, set()).add(program.epilogue)
+    either = {"", "gelu+adapter", "gate+adapter"}
+    assert found["sum_parts"] == either | {"gelu+gate+adapter"}
+    for kernel in ("vector_kernel", "bsr_kernel", "nm_kernel", "bitmap_kernel", "csl_kernel"):
+        assert found[kernel] == either
+    for kernel in ("csr_kernel", "csl_shared_kernel", "bitmap_registers_kernel"):
+        assert found[kernel] == {""}
+    sizes = {p.constants["BN"] for p in every if p.kernel == "sum_parts" and p.epilogue}
+    assert sizes == {4, 64}
+
+
+def test_spills_in_a_loop_are_seen() -> None:
+    inside = LOOPS.replace("LDS.128 R8, [R3+0x10]", "LDL R8, [R1+0x10]")
+    outside = LOOPS.replace("MOV R1, c[0x0][0x28]", "STL [R1+0x10], R8")
+    assert [len([i for i in loop if i.startswith("LDL")]) for loop in sass.loops_of(inside)] == [0, 1, 0]  # fmt: skip
+    assert not any(i.startswith("STL") for loop in sass.loops_of(outside) for i in loop)
 
 
 def test_interpreted_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +127,7 @@ def test_interpreted_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.slow
 def test_everything_compiles_without_spills_and_fits_the_card(compiled: dict[str, Any]) -> None:
-    assert len(compiled["programs"]) > 150
+    assert len(compiled["programs"]) > 100
     assert gates.broken(compiled["programs"]) == []
 
 
@@ -120,7 +150,7 @@ def test_no_kernel_grew_beyond_the_committed_table(compiled: dict[str, Any]) -> 
 def test_a_turn_of_the_loop_consumes_what_it_is_said_to(compiled: dict[str, Any]) -> None:
     """Tensor cores make N products of each weight: an unrolled loop, or warps that repeat each other, would make more of them."""
     counted = [r for r in compiled["programs"] if "per" in r and not r["name"].startswith("csr")]
-    assert len(counted) > 100
+    assert len(counted) > 70
     for row in counted:
         assert row["products_per_weight"] == row["tokens"], row["name"]
 
@@ -139,17 +169,24 @@ def test_the_committed_table_is_whole() -> None:
     assert gates.missed(COMMITTED["rows"]) == []
     assert read_static_table(STATIC_TABLE) == COMMITTED["rows"]
     assert COMMITTED["targets"] == gates.TARGETS
+    remedy = "the kernels have changed; make the table again: python -m experiments.kernels.static"
+    assert COMMITTED["sources"] == sources_digest(), remedy
 
 
 # --- gates ----------------------------------------------------------------------------------------
 
-GOOD = {"name": "a", "arch": "sm_80", "spill_bytes": 0, "registers": 255, "shared_bytes": 163 * 1024}  # fmt: skip
+GOOD = {"name": "a", "arch": "sm_80", "spill_bytes": 0, "loop_spills": 0, "registers": 255, "shared_bytes": 163 * 1024}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"spill_bytes": 8}, "a spills 8 bytes, expected 0"),
+        ({"loop_spills": 1}, "a spills 1 times in a loop, expected never"),
+        (
+            {"name": "a gate+adapter b", "spill_bytes": 40},
+            "a gate+adapter b spills 40 bytes, expected 16",
+        ),
         ({"registers": 256}, "a has 256 registers, expected 255"),
         ({"shared_bytes": 163 * 1024 + 1}, "a has 166913 bytes of shared memory, expected 166912"),
         ({"error": "CompilationError: no"}, "a does not compile: CompilationError: no"),
@@ -158,6 +195,10 @@ GOOD = {"name": "a", "arch": "sm_80", "spill_bytes": 0, "registers": 255, "share
 def test_hard_gates(change: dict[str, Any], message: str) -> None:
     assert gates.broken([GOOD]) == []
     assert [text.startswith(message) for text in gates.broken([GOOD | change])] == [True]
+
+
+def test_an_epilogue_may_spill_a_little() -> None:
+    assert gates.broken([GOOD | {"name": "a gelu+adapter b", "spill_bytes": 16}]) == []
 
 
 def test_targets_hold_for_the_best_tiles() -> None:

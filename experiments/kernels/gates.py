@@ -1,7 +1,8 @@
 """Static gates: what a compiled kernel must not exceed before anyone times it.
 
-Hard gates hold for every program: it compiles, spills nothing, and its registers and shared memory fit the card. Targets hold for the best
-tiles of a kernel, at N = 16 on sm_90. Ceilings hold every program to the committed table of the same Triton version.
+Hard gates hold for every program: it compiles, spills nothing, and its registers and shared memory fit the card. With an adapter behind the
+product, and a GELU or a gate beside it, a few bytes may be spilled after its loop, never inside. Targets hold for the best tiles of a
+kernel, at N = 16 on sm_90. Ceilings hold every program to the committed table of the same Triton version.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ Row = Mapping[str, Any]
 
 TOKENS, ARCH = 16, "sm_90"
 MAX_REGISTERS = 255
+MAX_EPILOGUE_SPILL = 16  # bytes of a thread, once, behind the loop
 MAX_SHARED_BYTES = {
     "sm_80": 163 * 1024,
     "sm_90": 227 * 1024,
@@ -36,8 +38,13 @@ def broken(rows: Sequence[Row]) -> list[str]:
         if "error" in row:
             found.append(f"{row['name']} does not compile: {row['error']}")
             continue
-        if row["spill_bytes"]:
-            found.append(f"{row['name']} spills {row['spill_bytes']} bytes, expected 0")
+        allowed = MAX_EPILOGUE_SPILL if "adapter " in row["name"] else 0
+        if row["spill_bytes"] > allowed:
+            found.append(f"{row['name']} spills {row['spill_bytes']} bytes, expected {allowed}")
+        if row["loop_spills"]:
+            found.append(
+                f"{row['name']} spills {row['loop_spills']} times in a loop, expected never"
+            )
         if row["registers"] > MAX_REGISTERS:
             found.append(
                 f"{row['name']} has {row['registers']} registers, expected {MAX_REGISTERS} at most"

@@ -43,6 +43,7 @@ class Static:
         arch: architectures.
         tokens: of one program: 16, 32, 64.
         edges: also the kernels of weights that the tiles do not divide.
+        epilogues: also every kernel with an adapter behind the product.
         jobs: processes.
         out: the table.
     """
@@ -50,6 +51,7 @@ class Static:
     arch: tuple[str, ...] = ("sm_80", "sm_90")
     tokens: tuple[int, ...] = (16, 32, 64)
     edges: bool = True
+    epilogues: bool = True
     jobs: int = 2
     out: Path = STATIC_TABLE
 
@@ -69,7 +71,10 @@ def compile_all(static: Static) -> list[dict[str, Any]]:
     from nas.kernels.triton.aot import programs
 
     wanted = programs(
-        [int(a.removeprefix("sm_")) for a in static.arch], static.tokens, static.edges
+        [int(a.removeprefix("sm_")) for a in static.arch],
+        static.tokens,
+        static.edges,
+        static.epilogues,
     )
     # Triton 3.9 warns that 3.10 changes the default; what it is now is what runs
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
@@ -81,10 +86,13 @@ def compile_all(static: Static) -> list[dict[str, Any]]:
 
 def write_table(path: Path, static: Static, programs: Sequence[dict[str, Any]]) -> None:
     """The table as JSON, one row a line, so that a change of one kernel is a change of a few lines."""
+    from nas.kernels.triton.aot import sources_digest
+
     head = {
         "command": command_line("experiments.kernels.static", static),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions() | {"triton": triton_version()},
+        "sources": sources_digest(),
         "targets": gates.TARGETS,
     }
     parts = [f'"{name}": {json.dumps(value)}' for name, value in head.items()]

@@ -41,6 +41,7 @@ def measure(program: Program) -> dict[str, Any]:
     row |= {
         "registers": code.registers,
         "spill_bytes": code.spill_bytes,
+        "loop_spills": code.loop_spills,
         "shared_bytes": code.shared_bytes,
     }
     if not program.weights:

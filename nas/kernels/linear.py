@@ -46,7 +46,13 @@ def sparse_linear(
     Raises:
         ValueError: if a shape, dtype, device or name does not fit.
     """
-    x, gate = _converted(x, weight), _converted(gate, weight)
+    if _is_autocast(weight):
+        with torch.autocast(weight.kind[1].type, enabled=False):
+            x, gate = _converted(x, weight), _converted(gate, weight)
+            return sparse_linear(
+                x, weight, bias, activation, adapter,
+                adapter_first=adapter_first, gate=gate, path=path,
+            )  # fmt: skip
     _check(x, weight, bias, activation, adapter, gate)
     return _linear(x, weight, bias, activation, adapter, adapter_first, gate, path)
 
@@ -62,9 +68,6 @@ def _linear(
     path: str | None = None,
 ) -> Tensor:
     """:func:`sparse_linear` of what is known to fit."""
-    if torch.is_autocast_enabled(x.device.type):
-        with torch.autocast(x.device.type, enabled=False):
-            return _linear(x, weight, bias, activation, adapter, adapter_first, gate, path)
     rows, columns = weight.shape
     x_NK = x.reshape(-1, columns).contiguous()
     gate_NM = None if gate is None else gate.reshape(-1, rows).contiguous()
@@ -100,11 +103,16 @@ def _operator(x_NK: Tensor, weight: PackedWeight, epilogue: Epilogue) -> Tensor:
 _OptionalTensor = TypeVar("_OptionalTensor", Tensor, Tensor | None)
 
 
+def _is_autocast(weight: PackedWeight) -> bool:
+    if not isinstance(weight, PackedWeight):  # refused later
+        return False
+    device = weight.kind[1].type
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+
+
 def _converted(tensor: _OptionalTensor, weight: PackedWeight) -> _OptionalTensor:
-    """Under autocast, numbers in the weight's dtype; else as they are."""
-    if tensor is None or not torch.is_autocast_enabled(tensor.device.type):
-        return tensor
-    if not tensor.is_floating_point() or not isinstance(weight, PackedWeight):
+    """Numbers in the weight's dtype; anything else is refused later."""
+    if tensor is None or not tensor.is_floating_point():
         return tensor
     return tensor.to(weight.kind[0])
 
@@ -201,7 +209,9 @@ class SparseLinear(nn.Module):
     ) -> Tensor:
         """``[..., M]``; ``activation`` and ``gate`` as :func:`sparse_linear` takes them."""
         weight: PackedWeight = self.weight
-        x, gate = _converted(x, weight), _converted(gate, weight)
+        if _is_autocast(weight):
+            with torch.autocast(weight.kind[1].type, enabled=False):
+                return self.forward(_converted(x, weight), activation, _converted(gate, weight))
         is_plain = x.shape[-1:] == weight.shape[1:] and (x.dtype, x.device) == weight.kind
         if not is_plain or activation is not None or gate is not None:
             _check(x, weight, None, activation, None, gate)

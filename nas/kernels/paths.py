@@ -46,7 +46,8 @@ def paths(packed: PackedWeight, num_tokens: int) -> tuple[str, ...]:
 def takes_triton(packed: PackedWeight) -> bool:
     """Whether the weight's Triton kernel can run where the weight is."""
     tensor = packed.values_tensor
-    if packed.format == "dense" or not has_triton() or packed.shape[0] * packed.shape[1] >= 2**31:
+    is_large = packed.shape[0] * packed.shape[1] >= 2**31 or max(packed.shape) >= 2**24
+    if packed.format == "dense" or not has_triton() or is_large:  # offsets have 32 bits
         return False
     if tensor.is_cuda:
         # Shared-memory pipelines and bfloat16 start with sm_80.

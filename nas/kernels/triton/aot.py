@@ -6,9 +6,12 @@ for a large weight, so that what is compiled here cannot drift from what runs.
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from nas.kernels.triton.launch import Launch, launches
 from nas.kernels.triton.sass import MachineCode, compile_for
 
 ARCHITECTURES = (80, 90)
+_RANK = 64
 _CSR_TOKENS = (1, 2, 4)
 _BFLOAT16_LEVELS = (
     0.75,
@@ -71,7 +75,8 @@ class Program:
         launched = f"N={self.tokens} {self.dtype} sm_{self.capability}"
         if not self.kernel.endswith("_kernel"):  # it prepares or sums, whatever the weight
             options = {k: v for k, v in self.constants.items() if k in ("SPLIT", "TENSOR_ORDER")}
-            return " ".join([self.kernel, *(f"{k}={v}" for k, v in options.items()), launched])
+            parts = [self.kernel, *(f"{k}={v}" for k, v in options.items())]
+            return " ".join([*parts, *filter(None, [self.epilogue]), launched])
         parts = [weight.stored, tile_key(weight.sparsity, weight.stored)]
         if "ITEMS" in self.constants:
             level = f"{weight.sparsity.level:.2f}" if weight.hints else "any"
@@ -79,9 +84,20 @@ class Program:
             parts = [weight.stored, level, items]
         if not weight.is_even:
             parts.append("uneven")
+        if self.epilogue:
+            parts.append(self.epilogue)
         tiles = f"{config.block_m or weight.sparsity.size or 128}x{config.block_k}"
         warps = f"{self.num_warps} warps {self.num_stages} stages"
         return " ".join([*parts, config.kernel, tiles, warps, launched])
+
+    @property
+    def epilogue(self) -> str:
+        """What follows the product, in words; empty where nothing does."""
+        if "outer" not in self.arguments:
+            return ""
+        gate = ["gate"] if "gate" in self.arguments else []
+        activation = self.constants.get("ACTIVATION")
+        return "+".join([*([activation] if activation else []), *gate, "adapter"])
 
     @property
     def identity(self) -> str:
@@ -106,25 +122,44 @@ def programs(
     architectures: Sequence[int] = ARCHITECTURES,
     blocks: Sequence[int] = TOKEN_BLOCKS,
     edges: bool = True,
+    epilogues: bool = True,
 ) -> list[Program]:
-    """All programs of all tile configurations: products first, then the kernels that prepare inputs and sum parts.
+    """All programs of all tile configurations: products first, then what follows, prepares and sums.
 
     Args:
         architectures: 80 and 90 for sm_80 and sm_90.
         blocks: numbers of tokens, each a block of its own; CSR has its own.
         edges: see :func:`aot_weights.all_weights`.
+        epilogues: also, for the most tokens, with an adapter and what can stand beside it.
     """
     found: dict[str, Program] = {}
     for weight in all_weights(edges):
         is_assembly = weight.config.kernel == "assembly"
         with_bfloat16 = is_assembly and weight.sparsity.level in _BFLOAT16_LEVELS
         for dtype in (torch.float16, torch.bfloat16)[: 1 + with_bfloat16]:
-            for tokens in _CSR_TOKENS if weight.stored == "csr" else blocks:
-                for launch, weights in _launched(weight, tokens, dtype):
+            numbers = _CSR_TOKENS if weight.stored == "csr" else blocks
+            for tokens in numbers:
+                launched = _launched(weight, tokens, dtype)
+                if epilogues and tokens == max(numbers):
+                    launched += _finished(weight, tokens, dtype)
+                for launch, weights in launched:
                     for capability in architectures:
                         program = _program(launch, weight, dtype, capability, weights)
                         found.setdefault(program.identity, program)
     return sorted(found.values(), key=lambda program: not program.weights)
+
+
+def sources_digest() -> str:
+    """16 hexadecimal digits of the kernels' code, without comments and docstrings: equal ones compile to the same programs."""
+    trees = []
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                has_docstring = ast.get_docstring(node) is not None
+                node.body = node.body[has_docstring:]
+        trees.append(ast.dump(tree))
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:16]
 
 
 def _launched(weight: Weight, tokens: int, dtype: torch.dtype) -> list[tuple[Launch, int]]:
@@ -139,6 +174,28 @@ def _launched(weight: Weight, tokens: int, dtype: torch.dtype) -> list[tuple[Lau
     return [
         (launch, weight.weights_of_turn if i == product else 0)
         for i, launch in enumerate([*wanted, shared[-1]])
+    ]
+
+
+def _finished(weight: Weight, tokens: int, dtype: torch.dtype) -> list[tuple[Launch, int]]:
+    """What is launched with everything that can follow a product, which then holds most registers."""
+    with FakeTensorMode():
+        packed = weight.pack(dtype, "cuda")
+        (rows, columns) = packed.shape
+        x = torch.empty(tokens, columns, dtype=dtype, device="cuda")
+        adapter = x.new_empty(_RANK, columns), x.new_empty(rows, _RANK)
+        bias, gate = x.new_empty(rows), x.new_empty(tokens, rows)
+        found: list[Launch] = []
+        for epilogue in (
+            Epilogue(bias, "gelu", adapter), Epilogue(bias, None, adapter, False, gate),
+            Epilogue(bias, "gelu", adapter, False, gate),
+        ):  # fmt: skip
+            for split in (1, 16):
+                found += launches(packed, x, epilogue, replace(weight.config, split=split))[1]
+    return [
+        (launch, 0)
+        for launch in found
+        if launch.kernel.fn.__name__ == "sum_parts" or launch.keywords.get("SPLIT") == 1
     ]
 
 

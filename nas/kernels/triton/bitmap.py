@@ -24,7 +24,7 @@ def count_bits(word):
 def bitmap_kernel(
     values, tiles, x_t, y, partial, bias, inner, outer, gate, M, N, NP, R, NUM_COLUMNS, NUM_TILES,
     BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-    ACTIVATION: tl.constexpr, RANK: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
+    ACTIVATION: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
 ):  # fmt: skip
     """BM rows, BN tokens and one of SPLIT ranges of NUM_TILES tiles of 8 x 32; a record is 11 words."""
     split = tl.program_id(2)
@@ -51,4 +51,4 @@ def bitmap_kernel(
         b = tl.load(x_t + k[:, None] * NP + tokens[None, :], (k < NUM_COLUMNS)[:, None], other=0.0)
         acc = tl.dot(a, b, acc, input_precision="ieee")
     put(acc, rows, tokens, split, y, partial, bias, inner, outer, gate, M, N, NP, R,
-        SPLIT, ACTIVATION, RANK, ADAPTER_FIRST)  # fmt: skip
+        SPLIT, ACTIVATION, ADAPTER_FIRST)  # fmt: skip

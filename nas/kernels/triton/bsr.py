@@ -16,7 +16,7 @@ from nas.kernels.triton.epilogue import put
 def bsr_kernel(
     values, columns, row_starts, x_t, y, partial, bias, inner, outer, gate, M, N, NP, R,
     B: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-    ACTIVATION: tl.constexpr, RANK: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
+    ACTIVATION: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
 ):  # fmt: skip
     """One block row, BN tokens and one of SPLIT ranges of its blocks."""
     BLOCKS: tl.constexpr = BK // B
@@ -44,4 +44,4 @@ def bsr_kernel(
         acc = tl.dot(a, b, acc, input_precision="ieee")
         value_block += BLOCKS * B * B
     put(acc, block_row * B + row, tokens, split, y, partial, bias, inner, outer, gate, M, N, NP, R,
-        SPLIT, ACTIVATION, RANK, ADAPTER_FIRST)  # fmt: skip
+        SPLIT, ACTIVATION, ADAPTER_FIRST)  # fmt: skip

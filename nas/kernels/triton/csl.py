@@ -17,7 +17,7 @@ from nas.kernels.triton.epilogue import put
 def csl_kernel(
     items, starts, scratch, x_t, y, partial, bias, inner, outer, gate, M, N, NP, R, NUM_COLUMNS, NUM_TILES,
     CHUNK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-    ACTIVATION: tl.constexpr, RANK: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
+    ACTIVATION: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
 ):  # fmt: skip
     """One row of tiles (128 rows), BN tokens and one of SPLIT ranges of its NUM_TILES tiles; items are [nnz, 2]: value, offset."""
     ROWS: tl.constexpr = 128
@@ -58,7 +58,7 @@ def csl_kernel(
             bits = tl.load(items + (start + item).to(tl.int64) * 2 + 1, inside, other=0.0)
             tl.store(scratch + _offset(bits), zero, inside)
     put(acc, tile_row * ROWS + row, tokens, split, y, partial, bias, inner, outer, gate, M, N, NP, R,
-        SPLIT, ACTIVATION, RANK, ADAPTER_FIRST)  # fmt: skip
+        SPLIT, ACTIVATION, ADAPTER_FIRST)  # fmt: skip
 
 
 @triton.jit

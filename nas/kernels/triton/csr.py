@@ -16,7 +16,7 @@ from nas.kernels.triton.epilogue import put
 def csr_kernel(
     values, columns, row_starts, x, y, partial, bias, inner, outer, gate, M, N, NP, R, NUM_COLUMNS,
     BM: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-    ACTIVATION: tl.constexpr, RANK: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
+    ACTIVATION: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
 ):  # fmt: skip
     """BM rows, BN tokens (1, 2 or 4) and one of SPLIT ranges of each row's kept weights; x is [N, K]."""
     split = tl.program_id(2)
@@ -42,4 +42,4 @@ def csr_kernel(
         )
         acc += tl.sum(value[:, :, None] * entry.to(tl.float32), axis=1)
     put(acc, rows, tokens, split, y, partial, bias, inner, outer, gate, M, N, NP, R,
-        SPLIT, ACTIVATION, RANK, ADAPTER_FIRST)  # fmt: skip
+        SPLIT, ACTIVATION, ADAPTER_FIRST)  # fmt: skip

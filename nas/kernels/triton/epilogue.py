@@ -29,69 +29,77 @@ def activate(acc, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def finish(
-    acc, rows, tokens, y, bias, inner, outer, gate, M, N, R,
-    ACTIVATION: tl.constexpr, RANK: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
-):  # fmt: skip
-    """Apply everything after the product and store [BM, BN] at ``rows`` and ``tokens``; absent parts are None."""
-    is_row = rows < M
-    inside = is_row[:, None] & (tokens < N)[None, :]
-    place = tokens[None, :].to(tl.int64) * M + rows[:, None]
-    if bias is not None:
-        acc += tl.load(bias + rows, is_row, other=0.0)[:, None].to(tl.float32)
-    if RANK > 0:
-        r = tl.arange(0, RANK)
-        is_rank = r < R
+def add_adapter(acc, rows, tokens, inner, outer, M, N, R):
+    """``acc + B (A x)``, 16 of the R ranks at a time: whatever the rank, few registers beside the accumulator."""
+    for first in range(0, R, 16):
+        r = first + tl.arange(0, 16)
         b = tl.load(
-            outer + rows[:, None].to(tl.int64) * R + r[None, :],
-            is_row[:, None] & is_rank[None, :],
+            outer + rows[:, None] * R + r[None, :],
+            (rows < M)[:, None] & (r < R)[None, :],
             other=0.0,
         )
         t = tl.load(
             inner + tokens[None, :] * R + r[:, None],
-            is_rank[:, None] & (tokens < N)[None, :],
+            (r < R)[:, None] & (tokens < N)[None, :],
             other=0.0,
         )
-        if ADAPTER_FIRST:
+        if acc.shape[1] < 16:  # no tensor core takes so few tokens
+            acc += tl.sum(b.to(tl.float32)[:, :, None] * t.to(tl.float32)[None, :, :], 1)
+        else:
             acc = tl.dot(b, t, acc, input_precision="ieee")
+    return acc
+
+
+@triton.jit
+def finish(
+    acc, rows, tokens, y, bias, inner, outer, gate, M, N, R,
+    ACTIVATION: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
+):  # fmt: skip
+    """Apply everything after the product and store [BM, BN] at ``rows`` and ``tokens``; absent parts are None."""
+    is_row = rows < M
+    inside = is_row[:, None] & (tokens < N)[None, :]
+    place = tokens[None, :] * M + rows[:, None]
+    if bias is not None:
+        acc += tl.load(bias + rows, is_row, other=0.0)[:, None].to(tl.float32)
+    if outer is not None and ADAPTER_FIRST:
+        acc = add_adapter(acc, rows, tokens, inner, outer, M, N, R)
     acc = activate(acc, ACTIVATION)
     if gate is not None:
         g = tl.load(gate + place, inside, other=0.0).to(tl.float32)
         acc *= g * tl.sigmoid(g)
-    if RANK > 0 and not ADAPTER_FIRST:
-        acc = tl.dot(b, t, acc, input_precision="ieee")
+    if outer is not None and not ADAPTER_FIRST:
+        acc = add_adapter(acc, rows, tokens, inner, outer, M, N, R)
     tl.store(y + place, acc.to(y.dtype.element_ty), inside)
 
 
 @triton.jit
 def put(
     acc, rows, tokens, split, y, partial, bias, inner, outer, gate, M, N, NP, R,
-    SPLIT: tl.constexpr, ACTIVATION: tl.constexpr, RANK: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
+    SPLIT: tl.constexpr, ACTIVATION: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
 ):  # fmt: skip
     """Finish the block, or leave it to :func:`sum_parts` where several programs share it."""
     if SPLIT == 1:
-        finish(
-            acc, rows, tokens, y, bias, inner, outer, gate, M, N, R, ACTIVATION, RANK, ADAPTER_FIRST
-        )
+        finish(acc, rows, tokens, y, bias, inner, outer, gate, M, N, R, ACTIVATION, ADAPTER_FIRST)
     else:
-        place = (split * NP + tokens[None, :]).to(tl.int64) * M + rows[:, None]
-        tl.store(partial + place, acc, (rows < M)[:, None])
+        part = partial + split.to(tl.int64) * NP * M
+        tl.store(part + tokens[None, :] * M + rows[:, None], acc, (rows < M)[:, None])
 
 
 @triton.jit
 def sum_parts(
     y, partial, bias, inner, outer, gate, M, N, NP, R,
     BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-    ACTIVATION: tl.constexpr, RANK: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
+    ACTIVATION: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
 ):  # fmt: skip
     """Sum the split-K parts of [BM, BN] in a fixed order (same bits every time), then finish."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     tokens = tl.program_id(1) * BN + tl.arange(0, BN)
     acc = tl.zeros([BM, BN], tl.float32)
     for split in range(SPLIT):
-        place = (split * NP + tokens[None, :]).to(tl.int64) * M + rows[:, None]
-        acc += tl.load(partial + place, (rows < M)[:, None], other=0.0)
-    finish(acc, rows, tokens, y, bias, inner, outer, gate, M, N, R, ACTIVATION, RANK, ADAPTER_FIRST)
+        part = partial + tl.cast(split, tl.int64) * NP * M
+        place = tokens[None, :] * M + rows[:, None]
+        acc += tl.load(part + place, (rows < M)[:, None], other=0.0)
+    finish(acc, rows, tokens, y, bias, inner, outer, gate, M, N, R, ACTIVATION, ADAPTER_FIRST)
 
 
 @triton.jit

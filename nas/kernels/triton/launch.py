@@ -27,11 +27,7 @@ from nas.kernels.triton.fragments import fragment_tokens
 from nas.kernels.triton.nm import nm_kernel
 from nas.kernels.triton.vector import vector_kernel
 
-# Tokens of one launch: the transposed input of a wide layer stays within 32-bit offsets
-MAX_TOKENS = 4096
-MAX_RANK = (
-    128  # of an adapter in the epilogue: B is one tile there; a higher rank is a product of its own
-)
+MAX_TOKENS = 4096  # of one launch, or fewer: inputs and outputs stay within 32-bit offsets
 _PROCESSORS_WITHOUT_A_GPU = 4  # under the interpreter; enough to exercise a split
 
 
@@ -77,18 +73,15 @@ def triton_product(
         epilogue: what follows the product.
         config: one of :func:`tile_configs`; the first by default.
     """
-    if epilogue.adapter is not None and epilogue.adapter[0].shape[0] > MAX_RANK:
-        return epilogue(triton_product(packed, x_NK, Epilogue(), config), x_NK)
-    if len(x_NK) > MAX_TOKENS:
-        pieces = range(0, len(x_NK), MAX_TOKENS)
-        return torch.cat(
-            [
-                triton_product(
-                    packed, x_NK[i : i + MAX_TOKENS], epilogue.rows(i, MAX_TOKENS), config
-                )
-                for i in pieces
-            ]
-        )
+    rank = 0 if epilogue.adapter is None else len(epilogue.adapter[0])
+    # less the 63 tokens that may pad a block
+    step = min(MAX_TOKENS, 2**31 // max(*packed.shape, rank) - 63)
+    if len(x_NK) > step:
+        pieces = [
+            triton_product(packed, x_NK[i : i + step], epilogue.rows(i, step), config)
+            for i in range(0, len(x_NK), step)
+        ]
+        return torch.cat(pieces)
     y, wanted = launches(packed, x_NK, epilogue, config)
     with torch.cuda.device(x_NK.device) if x_NK.is_cuda else contextlib.nullcontext():
         for launch in wanted:
@@ -113,6 +106,8 @@ def launches(
     split = config.split or split_for(
         programs[0] * programs[1], call.num_turns, _num_processors(x_NK.device)
     )
+    if _is_crowded(packed.format, epilogue):
+        split = max(2, split)  # its registers would be taken from the loop: sum_parts finishes
     y = x_NK.new_empty(num_tokens, num_rows)
     partial = None
     if split > 1 or config.kernel == "assembly":
@@ -122,11 +117,7 @@ def launches(
     if epilogue.adapter is not None:
         a, outer = epilogue.adapter
         inner, rank = F.linear(x_NK, a), a.shape[0]
-    after = {
-        "ACTIVATION": epilogue.activation,
-        "RANK": max(16, triton.next_power_of_2(rank)) if rank else 0,
-        "ADAPTER_FIRST": epilogue.adapter_first,
-    }
+    after = {"ACTIVATION": epilogue.activation, "ADAPTER_FIRST": epilogue.adapter_first}
     cut = {"SPLIT": split, "BN": block}
     ends = (epilogue.bias, inner, outer, epilogue.gate, num_rows, num_tokens, padded, rank)
     before, behind, constants = call.arguments(split * programs[0] * programs[1])
@@ -138,7 +129,7 @@ def launches(
     else:
         x = x_NK if packed.format == "csr" else _transposed(x_NK, padded, block, wanted)
         arguments = (*before, x, y, partial, *ends, *behind)
-        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        options = {"num_warps": _num_warps(config, call, block), "num_stages": config.num_stages}
         options = {**constants, **cut, **after, **options}
     wanted.append(Launch(call.kernel, (*programs, split), arguments, options))
     if partial is not None:
@@ -166,6 +157,17 @@ def _fragments(x_NK: Tensor, padded: int, tensor_order: bool, wanted: list[Launc
     arguments = (x_NK, x_f, num_tokens, num_columns, padded // 8)
     wanted.append(Launch(fragment_tokens, (blocks, padded // 8), arguments, options))
     return x_f
+
+
+def _is_crowded(stored: str, epilogue: Epilogue) -> bool:
+    """Whether an epilogue needs more registers than are left beside the loop over K."""
+    has_all = epilogue.activation is not None and epilogue.gate is not None
+    return epilogue.adapter is not None and (stored == "csr" or has_all)
+
+
+def _num_warps(config: TileConfig, call: _Call, block: int) -> int:
+    """A tile's warps, or as many as leave each thread 64 sums: with more, an epilogue has no registers."""
+    return max(config.num_warps, call.rows_per_program * block // (32 * 64))
 
 
 def _num_processors(device: torch.device) -> int:

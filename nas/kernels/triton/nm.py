@@ -128,7 +128,7 @@ def nm_kernel(
     values, metadata, x_t, y, partial, bias, inner, outer, gate, M, N, NP, R, NUM_GROUPS, NUM_WORDS,
     n: tl.constexpr, m: tl.constexpr, BM: tl.constexpr, G: tl.constexpr, BN: tl.constexpr,
     SPLIT: tl.constexpr, EVEN: tl.constexpr, USE_ASM: tl.constexpr,
-    ACTIVATION: tl.constexpr, RANK: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
+    ACTIVATION: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
 ):  # fmt: skip
     """BM rows, BN tokens and one of SPLIT ranges of groups; EVEN: BM divides M and G divides every range."""
     PLANES: tl.constexpr = 2 if m == 4 and n == 1 else (8 if m == 8 and n == 2 else 4)
@@ -174,4 +174,4 @@ def nm_kernel(
         word_block += WORDS
         x_t += G * m * NP
     put(acc, rows, tokens, split, y, partial, bias, inner, outer, gate, M, N, NP, R,
-        SPLIT, ACTIVATION, RANK, ADAPTER_FIRST)  # fmt: skip
+        SPLIT, ACTIVATION, ADAPTER_FIRST)  # fmt: skip

@@ -31,6 +31,7 @@ class MachineCode:
     Args:
         registers: per thread.
         spill_bytes: of stack and local memory per thread; 0 is wanted.
+        loop_spills: instructions in any loop that read or write them.
         shared_bytes: per block.
         threads: per block.
         loop_instructions: SASS instructions.
@@ -42,6 +43,7 @@ class MachineCode:
 
     registers: int
     spill_bytes: int
+    loop_spills: int
     shared_bytes: int
     threads: int
     loop_instructions: int
@@ -122,6 +124,7 @@ def read_cubin(
     return MachineCode(
         registers=found["REG"],
         spill_bytes=found["STACK"] + found["LOCAL"],
+        loop_spills=max((sum(map(_is_spill, loop)) for loop in loops_of(code)), default=0),
         shared_bytes=dynamic_shared + found.get("SHARED", 0),
         threads=threads,
         loop_instructions=len(loop),
@@ -138,6 +141,16 @@ def loop_of(code: str) -> list[str]:
     Raises:
         ValueError: if no loop multiplies.
     """
+    loops = loops_of(code)
+    for multiplies in (("HMMA", "HGMMA"), ("HFMA2", "FFMA", "DFMA")):
+        holding = [loop for loop in loops if any(line.startswith(multiplies) for line in loop)]
+        if holding:
+            return min(holding, key=len)
+    raise ValueError("expected a loop that multiplies, got none; was it unrolled away?")
+
+
+def loops_of(code: str) -> list[list[str]]:
+    """Instructions of every loop, from the target of a branch backwards to the branch."""
     instructions: list[str] = []
     labels: dict[str, int] = {}
     branches: list[tuple[int, str]] = []
@@ -148,14 +161,14 @@ def loop_of(code: str) -> list[str]:
             instructions.append(match[1].strip())
             if match[1].startswith("BRA") and (target := re.search(r"\((\.L\w+)\)", match[1])):
                 branches.append((len(instructions), target[1]))
-    loops = [
+    return [
         instructions[labels[name] : end] for end, name in branches if labels.get(name, end) < end
     ]
-    for multiplies in (("HMMA", "HGMMA"), ("HFMA2", "FFMA", "DFMA")):
-        holding = [loop for loop in loops if any(line.startswith(multiplies) for line in loop)]
-        if holding:
-            return min(holding, key=len)
-    raise ValueError("expected a loop that multiplies, got none; was it unrolled away?")
+
+
+def _is_spill(instruction: str) -> bool:
+    """Whether it moves a register to or from local memory."""
+    return instruction.startswith(("LDL", "STL"))
 
 
 def products_of(instruction: str) -> int:

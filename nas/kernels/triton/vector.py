@@ -16,7 +16,7 @@ from nas.kernels.triton.epilogue import put
 def vector_kernel(
     values, columns, x_t, y, partial, bias, inner, outer, gate, M, N, NP, R, NUM_KEPT,
     V: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr, EVEN: tl.constexpr,
-    ACTIVATION: tl.constexpr, RANK: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
+    ACTIVATION: tl.constexpr, ADAPTER_FIRST: tl.constexpr,
 ):  # fmt: skip
     """One panel of V rows, BN tokens and one of SPLIT ranges of its kept columns; EVEN: BK divides every range."""
     panel = tl.program_id(0)
@@ -45,4 +45,4 @@ def vector_kernel(
         value_block += BK * V
         column_block += BK
     put(acc, panel * V + v, tokens, split, y, partial, bias, inner, outer, gate, M, N, NP, R,
-        SPLIT, ACTIVATION, RANK, ADAPTER_FIRST)  # fmt: skip
+        SPLIT, ACTIVATION, ADAPTER_FIRST)  # fmt: skip
