@@ -6,17 +6,22 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import tyro
+from rich.console import Console
 
 from nas.deploy.runtime import Runtime, available_threads, device_name, provenance
 from nas.files import write_json_atomic
 
 ROOT = Path(__file__).parent / "results"
+
+Recipe = TypeVar("Recipe")
 
 
 def device_slug(device: str = "cpu") -> str:
@@ -26,15 +31,24 @@ def device_slug(device: str = "cpu") -> str:
     return f"{slug}-{available_threads()}-cores" if device == "cpu" else slug
 
 
-def result_folder(experiment: str, device: str = "cpu") -> Path:
-    """``experiments/results/<device>/<experiment>``, made if absent."""
-    folder = ROOT / device_slug(device) / experiment
+def run(main: Callable[[Recipe], Any], recipe: type[Recipe], description: str | None) -> None:
+    """Run an experiment with the settings of the command line; a wrong one is a line to read, not a traceback."""
+    try:
+        main(tyro.cli(recipe, description=description))
+    except ValueError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
+        sys.exit(2)
+
+
+def result_folder(experiment: str, device: str = "cpu", results: Path = ROOT) -> Path:
+    """``<results>/<device>/<experiment>``, made if absent."""
+    folder = results / device_slug(device) / experiment
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def command_line(module: str, recipe: Any) -> str:
-    """The command that repeats an experiment, every setting spelled out but its working folder.
+    """The command that repeats an experiment, every setting spelled out but its folders.
 
     Args:
         module: what ``python -m`` runs.
@@ -42,7 +56,7 @@ def command_line(module: str, recipe: Any) -> str:
     """
     words = ["python", "-m", module]
     for name, value in ((f.name, getattr(recipe, f.name)) for f in fields(recipe)):
-        if name == "out" or value is None:
+        if name in ("out", "results") or value is None:
             continue
         option = name.replace("_", "-")
         if isinstance(value, bool):

@@ -16,7 +16,7 @@ import tyro
 
 from experiments import results
 from experiments.kernels import __main__ as bench_main
-from experiments.kernels import bound, checks, decode, measure, plots, prediction, tables
+from experiments.kernels import bound, checks, decode, measure, packing, plots, prediction, tables
 from experiments.kernels.cards import CARDS
 from experiments.kernels.cases import Bench, select_cases
 from experiments.kernels.decode_models import MODELS, build, unpacked
@@ -37,7 +37,8 @@ def results_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where results go; made by the first that writes one."""
     folder = tmp_path / "results"
 
-    def made(experiment: str, device: str = "cpu") -> Path:
+    def made(experiment: str, device: str, root: Path) -> Path:
+        assert root == results.ROOT
         (folder / experiment).mkdir(parents=True, exist_ok=True)
         return folder / experiment
 
@@ -500,23 +501,58 @@ def test_predictions_are_the_least_of_the_caps() -> None:
     assert vector.limit == "bytes"
 
 
-def test_bound_prints_predictions_beside_what_was_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("main", "settings", "options", "message"),
+    [
+        (bench_main.main, Bench, ["--repeats", "0"], "expected repeats of 1 or more, got 0"),
+        (bench_main.main, Bench, ["--minutes", "-1"], "expected minutes of 0 or more, got -1"),
+        (bench_main.main, Bench, ["--shapes", "opt-1t"], "opt-1t"),
+        (decode.main, decode.Decode, ["--batches", "1", "0"], "batches of 1 or more"),
+        (packing.main, packing.Packing, ["--dtype", "int8"], "expected a dtype of"),
+    ],
+)
+def test_wrong_settings_are_a_line_to_read(
+    main: Any,
+    settings: Any,
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["experiment", *options])
+    with pytest.raises(SystemExit) as stopped:
+        results.run(main, settings, None)
+    assert stopped.value.code == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_results_go_where_they_are_wanted(tmp_path: Path) -> None:
+    packing.main(packing.Packing(rows=128, columns=128, results=tmp_path))
+    found = json.loads(
+        (tmp_path / results.device_slug("cpu") / "packing" / "result.json").read_text()
+    )
+    assert {row["format"] for row in found["values"]["rows"]} >= {"csl", "bitmap", "nm", "bsr"}
+    assert "--results" not in found["command"]
+
+
+def test_bound_prints_predictions_beside_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = tmp_path / "static.json"
     with pytest.raises(ValueError, match="found no file; write it with"):
-        bound.main(bound.Bound(table))
+        bound.main(bound.Bound(table, results=tmp_path))
     table.write_text('{"rows": [{"kernel": "nm 2:4"}]}')
     with pytest.raises(ValueError, match="write it again with"):
-        bound.main(bound.Bound(table))
+        bound.main(bound.Bound(table, results=tmp_path))
     kernels = [counted("2:4", 4.08), counted("2:4", 3.74, arch="sm_80")]
     kernels += [counted("unstructured:0.80", 5.0, kernel="csl 128x128")]
     table.write_text(json.dumps({"rows": kernels}))
     measured = tmp_path / "nvidia-h200" / "kernels" / "kernels.csv"
     measured.parent.mkdir(parents=True)
     tables.write_csv(measured, tables.path_rows(made_up_record()), tables.COLUMNS)
-    bound.main(bound.Bound(table))
+    bound.main(bound.Bound(table, results=tmp_path))
     printed = capsys.readouterr().out
     assert "no measurement" in printed
     assert "[unverified]" in printed

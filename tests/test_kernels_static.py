@@ -185,7 +185,7 @@ GOOD = {"name": "a", "arch": "sm_80", "spill_bytes": 0, "loop_spills": 0, "regis
         ({"loop_spills": 1}, "a spills 1 times in a loop, expected never"),
         (
             {"name": "a gate+adapter b", "spill_bytes": 40},
-            "a gate+adapter b spills 40 bytes, expected 16",
+            "a gate+adapter b spills 40 bytes, expected 32",
         ),
         ({"registers": 256}, "a has 256 registers, expected 255"),
         ({"shared_bytes": 163 * 1024 + 1}, "a has 166913 bytes of shared memory, expected 166912"),
@@ -198,7 +198,7 @@ def test_hard_gates(change: dict[str, Any], message: str) -> None:
 
 
 def test_an_epilogue_may_spill_a_little() -> None:
-    assert gates.broken([GOOD | {"name": "a gelu+adapter b", "spill_bytes": 16}]) == []
+    assert gates.broken([GOOD | {"name": "a gelu+adapter b", "spill_bytes": 32}]) == []
 
 
 def test_targets_hold_for_the_best_tiles() -> None:

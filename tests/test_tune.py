@@ -16,7 +16,8 @@ from small_spaces import small_space, uniform
 import nas
 from nas.cli import main
 from nas.deploy import tune as tune_module
-from nas.deploy.kernels_in_use import kernels_in_use, read_kernels, use_kernels
+from nas.deploy.kernels_in_use import kernels_in_use, read_kernels, use_kernels, warn_of_threads
+from nas.deploy.runtime import Runtime
 from nas.deploy.tune_cases import tune_cases
 from nas.deploy.turns import Timing
 from nas.files import read_jsonl
@@ -306,6 +307,16 @@ def test_a_table_is_used_for_a_block(tmp_path: Path) -> None:
         read_kernels(path, "cpu")
     with pytest.raises(ValueError, match="nas tune"):
         read_kernels(tmp_path / "none.json", "cpu")
+
+
+def test_a_table_of_other_threads_is_told(recwarn: pytest.WarningsRecorder) -> None:
+    table = KernelTable("some processor", (), {"threads": 2})
+    warn_of_threads(table, Runtime("cpu", "float32", 2))
+    warn_of_threads(None, Runtime("cpu", "float32", 1))
+    warn_of_threads(KernelTable("some processor", ()), Runtime("cpu", "float32", 1))
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="nas tune --threads 1"):
+        warn_of_threads(table, Runtime("cpu", "float32", 1))
 
 
 def test_a_run_knows_its_table(tmp_path: Path) -> None:

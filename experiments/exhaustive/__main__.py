@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from experiments.exhaustive.race import box, race
 from experiments.exhaustive.table import evaluate_table
-from experiments.results import command_line, result_folder, write_result
+from experiments.results import command_line, result_folder, run, write_result
 from nas.deploy.profile import profile
 from nas.deploy.runtime import Runtime, available_threads
 from nas.files import write_bytes_atomic, write_text_atomic
@@ -145,4 +144,4 @@ def _plot(runs: list[dict[str, Any]], rows: list[dict[str, Any]], budget: int, p
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Recipe, description=__doc__))
+    run(main, Recipe, __doc__)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -17,11 +16,11 @@ from experiments.kernels.cases import Bench, Case, select_cases
 from experiments.kernels.measure import Outcome, measure, setting_of
 from experiments.kernels.plots import draw
 from experiments.kernels.tables import COLUMNS, path_rows, summarize, write_csv
-from experiments.results import command_line, device_slug, digest, result_folder, write_result
+from experiments.results import command_line, device_slug, digest, result_folder, run, write_result
 from nas.deploy.runtime import Runtime, check_device, device_name
 from nas.files import sha256_file
 
-SMALL = "small CPU version: small shapes in warm caches; says nothing of a GPU"
+SMALL = "small CPU version: small shapes; says nothing of a GPU"
 
 
 def main(bench: Bench) -> None:
@@ -64,7 +63,7 @@ def _write(
     checked: list[dict[str, Any]],
     setting: Mapping[str, Any],
 ) -> Path:
-    folder = result_folder("kernels", bench.device)
+    folder = result_folder("kernels", bench.device, bench.results)
     rows = [row for record in outcome.records for row in path_rows(record)]
     write_csv(folder / "kernels.csv", rows, COLUMNS)
     draw(folder / "kernels.csv", device_name(bench.device))
@@ -120,4 +119,4 @@ def _print(console: Console, outcome: Outcome, bench: Bench) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Bench, description=__doc__))
+    run(main, Bench, __doc__)

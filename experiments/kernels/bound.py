@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments import results
 from experiments.kernels.cards import CARDS
 from experiments.kernels.prediction import kind_of, predict
 from experiments.kernels.tables import read_csv, summarize, write_csv
-from experiments.results import command_line, write_result
+from experiments.results import ROOT, command_line, run, write_result
 
 STATIC_TABLE = Path(__file__).with_name("static_table.json")
 # Counts of a card whose own architecture was not compiled for: the nearest older instruction set.
@@ -38,10 +36,12 @@ class Bound:
     Args:
         table: JSON of the counted kernels.
         rows: N of the measurements that stand beside the predictions.
+        results: where measurements are looked for and predictions go.
     """
 
     table: Path = STATIC_TABLE
     rows: int = 16
+    results: Path = ROOT
 
 
 def read_static_table(path: Path) -> list[dict[str, Any]]:
@@ -124,8 +124,8 @@ def _finite(value: float) -> float | None:
 
 def main(bound: Bound) -> None:
     """Predict, print and write."""
-    rows = predictions(read_static_table(bound.table), measured_speedups(results.ROOT, bound.rows))
-    folder = results.ROOT / "predicted" / "kernels"
+    rows = predictions(read_static_table(bound.table), measured_speedups(bound.results, bound.rows))
+    folder = bound.results / "predicted" / "kernels"
     write_csv(folder / "bound.csv", rows, COLUMNS)
     write_result(
         folder,
@@ -157,4 +157,4 @@ def main(bound: Bound) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Bound, description=__doc__))
+    run(main, Bound, __doc__)

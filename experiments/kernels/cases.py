@@ -16,6 +16,7 @@ from experiments.kernels.shapes import (
     find_kinds,
     kinds,
 )
+from experiments.results import ROOT
 from nas.deploy.runtime import DTYPES
 
 # If time runs out, the levels that pruned language models use are there.
@@ -38,6 +39,7 @@ class Bench:
         minutes: after which no new case is begun; what is left out is named. Unlimited by default.
         seed: of weights and inputs.
         out: working folder; a killed run goes on from it.
+        results: where the table and the plots go, in a folder of the device.
     """
 
     device: str = "cpu"
@@ -51,6 +53,13 @@ class Bench:
     minutes: float | None = None
     seed: int = 0
     out: Path = Path("runs/kernels")
+    results: Path = ROOT
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"expected repeats of 1 or more, got {self.repeats}")
+        if self.minutes is not None and not self.minutes >= 0:
+            raise ValueError(f"expected minutes of 0 or more, got {self.minutes:g}")
 
     @property
     def chosen_dtypes(self) -> tuple[str, ...]:

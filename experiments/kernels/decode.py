@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -18,7 +18,7 @@ from experiments.kernels.decode_models import MODELS, ModelShape, build, unpacke
 from experiments.kernels.door import MissingFormat
 from experiments.kernels.shapes import Kind, find_kinds
 from experiments.kernels.tables import write_csv
-from experiments.results import command_line, result_folder, write_result
+from experiments.results import ROOT, command_line, result_folder, run, write_result
 from nas.deploy.measure import step_function
 from nas.deploy.runtime import DTYPES, Runtime, check_device, device_name
 from nas.deploy.turns import Timing, time_in_turns
@@ -49,6 +49,7 @@ class Decode:
         repeats: timed steps of each model, in turns; medians are reported.
         graphs: on a GPU, replay every step as a CUDA graph.
         seed: of the weights.
+        results: where the result goes, in a folder of the device.
     """
 
     device: str = "cpu"
@@ -62,6 +63,13 @@ class Decode:
     repeats: int = 20
     graphs: bool = True
     seed: int = 0
+    results: Path = ROOT
+
+    def __post_init__(self) -> None:
+        if min(self.repeats, self.context, *self.batches) < 1:
+            raise ValueError(
+                f"expected repeats, context and batches of 1 or more, got {self.repeats}, {self.context}, {self.batches}"
+            )
 
     @property
     def used_dtype(self) -> str:
@@ -103,7 +111,7 @@ def main(recipe: Decode) -> None:
     if not rows:
         console.print("Nothing was measured, nothing is written")
         return
-    folder = result_folder("kernels", recipe.device)
+    folder = result_folder("kernels", recipe.device, recipe.results)
     write_csv(folder / "decode.csv", rows, COLUMNS)
     write_result(
         folder,
@@ -192,4 +200,4 @@ def _columns(which: str, timing: Timing, batch: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Decode, description=__doc__))
+    run(main, Decode, __doc__)

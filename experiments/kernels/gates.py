@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 TOKENS, ARCH = 16, "sm_90"
 MAX_REGISTERS = 255
-MAX_EPILOGUE_SPILL = 16  # bytes of a thread, once, behind the loop
+MAX_EPILOGUE_SPILL = 32  # bytes of a thread, once, behind the loop
 MAX_SHARED_BYTES = {
     "sm_80": 163 * 1024,
     "sm_90": 227 * 1024,

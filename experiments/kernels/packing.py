@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from experiments.results import command_line, result_folder, write_result
+from experiments.results import ROOT, command_line, result_folder, run, write_result
 from nas.deploy.runtime import DTYPES, Runtime, check_device
 from nas.kernels import magnitude_mask, pack
 from search_spaces import Sparsity
@@ -44,6 +44,7 @@ class Packing:
         columns: of the matrix (in features).
         dtype: of the weights.
         seed: of the weights.
+        results: where the result goes, in a folder of the device.
     """
 
     device: str = "cpu"
@@ -51,6 +52,11 @@ class Packing:
     columns: int = 36864
     dtype: str = "bfloat16"
     seed: int = 0
+    results: Path = ROOT
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"expected a dtype of {tuple(DTYPES)}, got {self.dtype!r}")
 
 
 def main(packing: Packing) -> None:
@@ -80,7 +86,7 @@ def main(packing: Packing) -> None:
             }
         )
         del mask, packed, dense
-    folder = result_folder("packing", packing.device)
+    folder = result_folder("packing", packing.device, packing.results)
     runtime = Runtime(packing.device, packing.dtype, torch.get_num_threads())
     write_result(
         folder,
@@ -112,4 +118,4 @@ def timed(call: Callable[[], Found], device: str) -> tuple[Found, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Packing, description=__doc__))
+    run(main, Packing, __doc__)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -27,7 +26,7 @@ from experiments.kernels import gates
 from experiments.kernels.bound import STATIC_TABLE
 from experiments.kernels.prediction import kind_of
 from experiments.kernels.static_rows import best_rows, measure
-from experiments.results import command_line
+from experiments.results import command_line, run
 from nas.deploy.runtime import versions
 from nas.files import write_text_atomic
 from nas.kernels.paths import has_triton, is_interpreted
@@ -54,6 +53,12 @@ class Static:
     epilogues: bool = True
     jobs: int = 2
     out: Path = STATIC_TABLE
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.arch) - set(gates.MAX_SHARED_BYTES):
+            raise ValueError(
+                f"expected architectures of {tuple(gates.MAX_SHARED_BYTES)}, got {sorted(unknown)}"
+            )
 
 
 def compile_all(static: Static) -> list[dict[str, Any]]:
@@ -149,4 +154,4 @@ def main(static: Static) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Static, description=__doc__))
+    run(main, Static, __doc__)

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from experiments.results import command_line, digest, result_folder, write_result
+from experiments.results import command_line, digest, result_folder, run, write_result
 from nas.deploy.device_profile import DeviceProfile
 from nas.deploy.profile import profile
 from nas.files import append_jsonl, read_jsonl, write_bytes_atomic
@@ -154,4 +153,4 @@ def _plot(runs: list[dict[str, Any]], recipe: Recipe, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Recipe, description=__doc__))
+    run(main, Recipe, __doc__)

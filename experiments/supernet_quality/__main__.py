@@ -11,10 +11,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 
-from experiments.results import command_line, result_folder, write_result
+from experiments.results import command_line, result_folder, run, write_result
 from experiments.supernet_quality.overhead import overheads
 from experiments.supernet_quality.ranking import rank
 from nas.data import load_corpus
@@ -143,4 +142,4 @@ def training_speed(supernet: Supernet, tokens: Any, steps: int = 8) -> dict[str,
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Recipe, description=__doc__))
+    run(main, Recipe, __doc__)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nas.deploy.runtime import device_name
+from nas.deploy.runtime import Runtime, device_name
 from nas.kernels.dispatch import table_for, use_table
 from surrogates import KernelTable
 from surrogates.kernel_table import slug
@@ -38,6 +39,17 @@ def read_kernels(path: Path, device: str) -> KernelTable:
 def kernels_in_use(device: str) -> KernelTable | None:
     """The table that dispatch reads on ``cpu`` or ``cuda``; None where there is none."""
     return table_for(torch.device(device))
+
+
+def warn_of_threads(kernels: KernelTable | None, runtime: Runtime) -> None:
+    """Warn where a table was measured with other threads than the models run with: other paths may be the fastest."""
+    threads = None if kernels is None else kernels.provenance.get("threads")
+    if runtime.device == "cpu" and threads not in (None, runtime.threads):
+        warnings.warn(
+            f"the kernel table was measured with {threads} threads, models run with {runtime.threads}: "
+            f"make one of their own with nas tune --threads {runtime.threads}",
+            stacklevel=3,
+        )
 
 
 @contextlib.contextmanager

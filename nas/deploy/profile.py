@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from nas.deploy.baseline import DensePaths, measure_dense_paths
 from nas.deploy.device_profile import DeviceProfile, fit_profile
-from nas.deploy.kernels_in_use import describe, kernels_in_use
+from nas.deploy.kernels_in_use import describe, kernels_in_use, warn_of_threads
 from nas.deploy.measure import measure_latency
 from nas.deploy.profile_records import latency_record, read_records
 from nas.deploy.runtime import Runtime, check_device, device_name
@@ -88,6 +88,7 @@ def profile(
     with run_lock(out):
         records = [r for r in read_records(path) if all(r.get(k) == mine.get(k) for k in keys)]
         runtime, paths = _runtime(supernet, wanted[0], device, threads, records)
+        warn_of_threads(kernels, runtime)
         timed = [r for r in records if r["runtime"] == runtime.to_json()]
         done = {(r["round"], r["key"], r["workload"]) for r in timed}
         architectures = profile_architectures(space, num_architectures, seed)

@@ -24,7 +24,8 @@ class PackedWeight(nn.Module, ABC):
     """A matrix ``[M, K]`` (out, in features) whose zeros are not stored.
 
     Subclasses keep their tensors as buffers, so that ``.to()`` and safetensors see them, and are
-    built by :meth:`pack`.
+    built by :meth:`pack`. The values of N:M and column vectors can be trained where they are: give
+    ``packed.values.requires_grad_()`` to an optimizer.
 
     Args:
         sparsity: pattern and level.
