@@ -9,7 +9,7 @@ the dimension-scaled prior of Hvarfner et al. 2024, 2402.02229): architectures f
 for average ones.  The acquisition functions are those of BoTorch's
 qLogNoisyExpectedHypervolumeImprovement and qLogNParEGO for q = 1 (Daulton et al. 2021, 2105.08195; Ament et al. 2023, 2310.20708), on
 function draws made once and extended to each candidate by conditioning; BoTorch's classes draw the baseline again with every
-candidate, decompose boxes in Python and compile C++ on first use. tests/test_searchers.py compares the values.
+candidate, decompose boxes in Python and compile C++ on first use. tests/test_acquisition.py compares the values.
 """
 
 from __future__ import annotations

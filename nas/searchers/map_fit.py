@@ -1,6 +1,6 @@
 """Maximum a posteriori hyperparameters of a Gaussian process, with the gradient in closed form.  NumPy and SciPy only.
 
-The objective is the one that ``botorch.fit.fit_gpytorch_mll`` maximizes for the same model; tests/test_searchers.py compares the
+The objective is the one that ``botorch.fit.fit_gpytorch_mll`` maximizes for the same model; tests/test_acquisition.py compares the
 optima.  An evaluation of it and of its gradient costs a few matrix products and one inverse, a tenth of what it costs in gpytorch
 for the sizes of a search (n <= 200).
 
