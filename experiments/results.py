@@ -35,7 +35,7 @@ def run(main: Callable[[Recipe], Any], recipe: type[Recipe], description: str | 
     """Run an experiment with the settings of the command line; a wrong one is a line to read, not a traceback."""
     try:
         main(tyro.cli(recipe, description=description))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
         sys.exit(2)
 

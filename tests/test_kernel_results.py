@@ -11,7 +11,7 @@ import pytest
 
 from experiments import results
 from experiments.kernels import __main__ as bench_main
-from experiments.kernels import bound, decode, packing, plots, prediction, tables
+from experiments.kernels import bound, decode, packing, plots, prediction, static, tables
 from experiments.kernels.cards import CARDS
 from experiments.kernels.cases import Bench
 from experiments.kernels.shapes import Kind
@@ -180,6 +180,9 @@ def test_predictions_are_the_least_of_the_caps() -> None:
         (bench_main.main, Bench, ["--minutes", "-1"], "expected minutes of 0 or more, got -1"),
         (bench_main.main, Bench, ["--shapes", "opt-1t"], "opt-1t"),
         (decode.main, decode.Decode, ["--batches", "1", "0"], "batches of 1 or more"),
+        (decode.main, decode.Decode, ["--dtype", "float99"], "expected a dtype of"),
+        (decode.main, decode.Decode, ["--reduce", "0"], "reduce of 1 or more"),
+        (static.main, static.Static, ["--jobs", "0"], "jobs of 1 or more"),
         (packing.main, packing.Packing, ["--dtype", "int8"], "expected a dtype of"),
     ],
 )

@@ -339,6 +339,17 @@ def test_what_does_not_fit_is_refused() -> None:
         sparse_linear(x, packed, adapter=(good["a"][:, 1:], good["b"]))
     with pytest.raises(ValueError, match=r"expected adapter B of shape \(16, 2\)"):
         sparse_linear(x, packed, adapter=(good["a"], good["b"][:, 1:]))
+    scalar = torch.tensor(1.0, dtype=DTYPES[0], device=DEVICE)
+    with pytest.raises(ValueError, match="expected adapter A of shape"):
+        sparse_linear(x, packed, adapter=(scalar, scalar))
+    for name, given in {"x": [1.0], "bias": [1.0], "gate": [1.0]}.items():
+        keywords: dict[str, Any] = {"x": x} | {name: given}
+        with pytest.raises(ValueError, match=f"expected {name} as a tensor, got list"):
+            sparse_linear(weight=packed, **keywords)
+    with pytest.raises(ValueError, match="expected x as a tensor, got NoneType"):
+        sparse_linear(None, packed)  # type: ignore[arg-type]
+    with torch.autocast(DEVICE, torch.bfloat16), pytest.raises(ValueError, match="as a tensor"):
+        sparse_linear([1.0], packed)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected an activation of"):
         sparse_linear(x, packed, activation="tanh")
     with pytest.raises(ValueError, match="expected one of the paths"):
@@ -358,6 +369,8 @@ def test_a_layer_refuses_what_does_not_fit() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             layer(wrong)
+    with pytest.raises(ValueError, match="expected x as a tensor, got NoneType"):
+        layer(None)
     with pytest.raises(ValueError, match="expected an activation of"):
         layer(x, activation="tanh")
     with pytest.raises(ValueError, match=r"expected gate of shape \(3, 16\)"):

@@ -66,6 +66,10 @@ class Decode:
     results: Path = ROOT
 
     def __post_init__(self) -> None:
+        if self.dtype not in (None, *DTYPES):
+            raise ValueError(f"expected a dtype of {tuple(DTYPES)}, got {self.dtype!r}")
+        if self.reduce is not None and self.reduce < 1:
+            raise ValueError(f"expected reduce of 1 or more, got {self.reduce}")
         if min(self.repeats, self.context, *self.batches) < 1:
             raise ValueError(
                 f"expected repeats, context and batches of 1 or more, got {self.repeats}, {self.context}, {self.batches}"

@@ -55,6 +55,8 @@ class Static:
     out: Path = STATIC_TABLE
 
     def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ValueError(f"expected jobs of 1 or more, got {self.jobs}")
         if unknown := set(self.arch) - set(gates.MAX_SHARED_BYTES):
             raise ValueError(
                 f"expected architectures of {tuple(gates.MAX_SHARED_BYTES)}, got {sorted(unknown)}"

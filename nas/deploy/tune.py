@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nas import kernels
+from nas.deploy import turns
 from nas.deploy.runtime import (
     Runtime,
     available_threads,
@@ -33,7 +34,7 @@ from nas.kernels.epilogue import Epilogue
 from nas.kernels.errors import allowed_error, relative_error
 from nas.kernels.paths import is_interpreted, paths, run_path
 from nas.kernels.reference import reference_linear
-from search_spaces import SearchSpace, Sparsity
+from search_spaces import SearchSpace, Sparsity, formats
 from surrogates import KernelRow, KernelTable
 
 DEFAULT_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
@@ -171,8 +172,9 @@ def _warn(case: Case, name: str, problem: str) -> None:
 
 def _setting(runtime: Runtime) -> str:
     """Digest of what a time depends on beside the case: changed kernels are measured again."""
-    folder = Path(kernels.__file__).parent
-    sources = [path.read_bytes() for path in sorted(folder.rglob("*.py"))]
+    files = sorted(Path(kernels.__file__).parent.rglob("*.py"))
+    files += [Path(str(module.__file__)) for module in (formats, turns)]
+    sources = [path.read_bytes() for path in files] + [Path(__file__).read_bytes()]
     parts: list[Any] = [device_name(runtime.device), versions()]
     parts.append(runtime.threads if runtime.device == "cpu" else None)
     parts.append(hashlib.sha256(b"".join(sources)).hexdigest())

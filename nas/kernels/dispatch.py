@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "tables"
 MAX_DECODE_TOKENS = 64  # above, a product is bound by arithmetic and the dense library wins
 
+MAX_CHOICES = 1024  # numbers of tokens that a weight remembers a path for
+
 _tables: dict[str, KernelTable | None] = {}
+_version = 0  # of the tables: a choice of another one is old
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,9 @@ def use_table(table: KernelTable | None, device: str | torch.device | None = Non
         )
     if table is not None:
         check_configs(table)
-    global _tables
-    # A new one: weights know by it that their choices are old.
+    global _tables, _version
     _tables = _tables | {slug(name): table}
+    _version += 1
     choose_cached.cache_clear()
 
 
@@ -135,17 +138,18 @@ def choose(packed: PackedWeight, num_tokens: int) -> Choice:
         packed: the weight, where it is.
         num_tokens: rows of the input, one or more.
     """
+    version = _version
     known = packed.choices.get(num_tokens)
-    if known is not None and known[0] is _tables and known[1] == packed.may_copy:
+    if known is not None and known[0] == version and known[1] == packed.may_copy:
         choice: Choice = known[2]
         return choice
     found = Choice("dense")
     if packed.format != "dense":
         found = choose_cached(
             packed.sparsity, packed.format, packed.shape, *packed.kind, num_tokens, packed.may_copy,
-            paths(packed, num_tokens),
+            paths(packed, num_tokens), version,
         )  # fmt: skip
-    _remember(packed, num_tokens, found)
+    _remember(packed, num_tokens, found, version)
     return found
 
 
@@ -159,8 +163,9 @@ def choose_cached(
     num_tokens: int,
     may_copy: bool,
     possible: tuple[str, ...],
+    version: int,
 ) -> Choice:
-    """:func:`choose` by what it depends on."""
+    """:func:`choose` by what it depends on; ``version`` is that of the tables."""
     table = table_for(device)
     if table is not None:
         allowed = [p for p in possible if may_copy or p != "dense"]
@@ -187,6 +192,7 @@ def run_triton(
     """The Triton path; where the card has no room for a tile, the next one, and at last the dense weight rebuilt."""
     from nas.kernels.triton.configs import tile_configs
 
+    version = _version
     try:
         return run_path("triton", packed, x_NK, epilogue, config)
     except Exception as problem:
@@ -202,17 +208,19 @@ def run_triton(
             if not _is_of_the_card(problem):
                 raise
             continue
-        _remember(packed, len(x_NK), Choice("triton", other))
+        _remember(packed, len(x_NK), Choice("triton", other), version)
         return y
     warnings.warn(
         f"no tile of {packed} fits this card ({first}); the weight is rebuilt instead", stacklevel=2
     )
-    _remember(packed, len(x_NK), Choice("unpack"))
+    _remember(packed, len(x_NK), Choice("unpack"), version)
     return run_path("unpack", packed, x_NK, epilogue)
 
 
-def _remember(packed: PackedWeight, num_tokens: int, choice: Choice) -> None:
-    packed.choices[num_tokens] = (_tables, packed.may_copy, choice)
+def _remember(packed: PackedWeight, num_tokens: int, choice: Choice, version: int) -> None:
+    if len(packed.choices) >= MAX_CHOICES:
+        packed.choices.clear()
+    packed.choices[num_tokens] = (version, packed.may_copy, choice)
 
 
 def _is_of_the_card(problem: Exception) -> bool:

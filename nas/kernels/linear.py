@@ -28,7 +28,8 @@ def sparse_linear(
 
     ``act(W x + b) * silu(gate) + B (A x)``; with ``adapter_first``, ``act(W x + b + B (A x)) * silu(gate)``. A GPU kernel does
     everything after ``W x`` on the accumulator; elsewhere, and where a gradient is wanted, torch does it. Under autocast the product
-    keeps the weight's dtype, by every path, and ``x`` and ``gate`` are converted to it: a packed weight is not cast.
+    keeps the weight's dtype, by every path, and ``x`` and ``gate`` are converted to it: a packed weight is not cast. (A backward pass
+    that is itself under autocast reduces the gradients of bias and adapter, as torch does.)
 
     Args:
         x: ``[..., K]``, same dtype and device as the weight; gradients flow to it and, for N:M and column vectors, to the values.
@@ -53,6 +54,7 @@ def sparse_linear(
                 x, weight, bias, activation, adapter,
                 adapter_first=adapter_first, gate=gate, path=path,
             )  # fmt: skip
+    _check_tensor("x", x)
     _check(x, weight, bias, activation, adapter, gate)
     return _linear(x, weight, bias, activation, adapter, adapter_first, gate, path)
 
@@ -112,7 +114,7 @@ def _is_autocast(weight: PackedWeight) -> bool:
 
 def _converted(tensor: _OptionalTensor, weight: PackedWeight) -> _OptionalTensor:
     """Numbers in the weight's dtype; anything else is refused later."""
-    if tensor is None or not tensor.is_floating_point():
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         return tensor
     return tensor.to(weight.kind[0])
 
@@ -143,6 +145,7 @@ def _check(
     rows, columns = weight.shape
     kind = weight.kind
     if x is not None:
+        _check_tensor("x", x)
         if x.ndim < 1 or x.shape[-1] != columns:
             raise ValueError(f"expected x of {columns} features, got shape {tuple(x.shape)}")
         _check_like("x", x, kind)
@@ -153,11 +156,16 @@ def _check(
     if adapter is not None:
         if len(adapter) != 2 or not all(isinstance(part, Tensor) for part in adapter):
             raise ValueError("expected an adapter of two tensors, A [r, K] and B [M, r]")
-        rank = adapter[0].shape[0]
+        rank = len(adapter[0]) if adapter[0].ndim else 0
         _check_like("adapter A", adapter[0], kind, (rank, columns))
         _check_like("adapter B", adapter[1], kind, (rows, rank))
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"expected an activation of {tuple(ACTIVATIONS)}, got {activation!r}")
+
+
+def _check_tensor(name: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"expected {name} as a tensor, got {type(tensor).__name__}")
 
 
 def _check_like(
@@ -166,6 +174,7 @@ def _check_like(
     kind: tuple[torch.dtype, torch.device],
     shape: tuple[int, ...] | None = None,
 ) -> None:
+    _check_tensor(name, tensor)
     if shape is not None and tensor.shape != shape:
         raise ValueError(f"expected {name} of shape {shape}, got {tuple(tensor.shape)}")
     if tensor.dtype != kind[0]:
@@ -212,6 +221,7 @@ class SparseLinear(nn.Module):
         if _is_autocast(weight):
             with torch.autocast(weight.kind[1].type, enabled=False):
                 return self.forward(_converted(x, weight), activation, _converted(gate, weight))
+        _check_tensor("x", x)
         is_plain = x.shape[-1:] == weight.shape[1:] and (x.dtype, x.device) == weight.kind
         if not is_plain or activation is not None or gate is not None:
             _check(x, weight, None, activation, None, gate)

@@ -40,7 +40,11 @@ def sparse_linear_op(
     """``[N, M]`` of ``x [N, K]``; see :func:`nas.kernels.sparse_linear`."""
     packed = from_checked(sparsity, format, (num_rows, num_columns), stored, hints)
     adapter = None if a is None or b is None else (a, b)
-    return product(packed, x, Epilogue(bias, activation, adapter, adapter_first, gate))
+    # An exported program meets autocast here, where it has no layer before it.
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(stored[0].dtype)
+        gate = None if gate is None else gate.to(stored[0].dtype)
+        return product(packed, x, Epilogue(bias, activation, adapter, adapter_first, gate))
 
 
 def product(packed: PackedWeight, x_NK: Tensor, epilogue: Epilogue) -> Tensor:
@@ -64,7 +68,7 @@ def _(
     num_rows: int,
     *_: Any,
 ) -> Tensor:
-    return x.new_empty(x.shape[0], num_rows)
+    return stored[0].new_empty(x.shape[0], num_rows)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

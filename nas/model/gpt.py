@@ -299,7 +299,6 @@ def _linear(parts: Mapping[str, Part], name: str) -> nn.Module:
         weight.may_copy = False  # a model's memory is the bytes it claims
         a, b = parts.get(f"{name}.adapter_a"), parts.get(f"{name}.adapter_b")
         adapter = (a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else None
-        weight.may_copy = False  # a model takes the memory that its stored bytes say
         return SparseLinear(weight, bias, adapter)
     return _Dense(weight, bias)
 

@@ -99,13 +99,19 @@ def from_checked(
     hints: Sequence[int] = (0,),
 ) -> PackedWeight:
     """A packed weight around tensors that were checked when they were stored, in the order of their names."""
-    described = _described(sparsity, stored, shape, tensors[0].dtype, tensors[0].device)
+    first = tensors[0]
+    described = _described(sparsity, stored, shape, first.dtype, first.device, tuple(hints))
     return described.holding(tensors, hints)
 
 
 @functools.lru_cache(maxsize=4096)
 def _described(
-    sparsity: str, stored: str, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
+    sparsity: str,
+    stored: str,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    _: tuple[int, ...],
 ) -> PackedWeight:
-    """One for each dtype and device: what dispatch chose for it is remembered there."""
+    """One for each dtype, device and hints, on which it depends what dispatch chooses: that is remembered there."""
     return _FORMATS[stored].described(Sparsity.parse(sparsity), shape, (dtype, device))

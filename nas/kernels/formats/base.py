@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.kernels.chunks import row_chunks
+from nas.kernels.traced import is_traced
 from search_spaces import Sparsity
 
 # Up to this many rows of input a sparse product on the CPU beats building the dense weight (`make bench` measures it).
@@ -38,6 +39,7 @@ class PackedWeight(nn.Module, ABC):
 
     format: ClassVar[str]
     names: ClassVar[tuple[str, ...]]  # no two formats of one pattern have the same
+    kind: tuple[torch.dtype, torch.device]
 
     def __init__(
         self, sparsity: Sparsity, shape: tuple[int, int], tensors: Mapping[str, Tensor]
@@ -50,6 +52,7 @@ class PackedWeight(nn.Module, ABC):
             )
         for name in self.names:
             self.register_buffer(name, tensors[name].contiguous())
+        self._settle()
         self.check()
 
     def _describe(self, sparsity: Sparsity, shape: tuple[int, int]) -> None:
@@ -64,7 +67,6 @@ class PackedWeight(nn.Module, ABC):
         self.choices: dict[int, tuple[object, bool, Any]] = {}
         self._copy: Tensor | None = None
         self._copy_stamp: tuple[Any, ...] = ()
-        self._kind: tuple[torch.dtype, torch.device] | None = None
 
     @classmethod
     def described(
@@ -73,7 +75,7 @@ class PackedWeight(nn.Module, ABC):
         """A packed weight of this :attr:`kind` without its tensors, for :meth:`holding`."""
         packed = cls.__new__(cls)
         packed._describe(sparsity, shape)
-        packed._kind = kind
+        packed.kind = kind
         packed.may_copy = False  # what holds tensors in its place lives for one call
         return packed
 
@@ -132,35 +134,50 @@ class PackedWeight(nn.Module, ABC):
     def dense_copy(self) -> Tensor:
         """The dense matrix ``[M, K]``, kept until a stored tensor is replaced or written."""
         stamp = tuple((t.data_ptr(), _version(t)) for t in self.tensors().values())
+        if is_traced():  # a copy of no numbers is not to be kept
+            return self.unpack()
         if self._copy is None or stamp != self._copy_stamp:
             with torch.inference_mode(False), torch.no_grad():
                 self._copy, self._copy_stamp = self.unpack(), stamp
         return self._copy
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Tensors of a state dict are checked as those of a file are, before they replace any."""
+        """Tensors of a state dict are checked as those of a file are, with those that stay, before they replace any."""
         found = {n: state_dict[f"{prefix}{n}"] for n in self.names if f"{prefix}{n}" in state_dict}
-        if len(found) == len(self.names):
-            self.hints = type(self)(self.sparsity, self.shape, found).hints
+        if found:
+            device = next(iter(found.values())).device
+            stay = {n: t.to(device) for n, t in self.tensors().items() if n not in found}
+            loaded = type(self)(self.sparsity, self.shape, found | stay)
+            self.hints = loaded.hints
+            if (
+                not rest[0].get("assign_to_params_buffers", False)
+                and self.kind[0] != loaded.kind[0]
+            ):
+                loaded.to(self.kind[0])  # not by the copy: it would take bits of items for numbers
+                tensors = loaded.tensors()
+                state_dict = state_dict | {f"{prefix}{name}": tensors[name] for name in found}
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._copy = self._kind = None
-        self.choices = {}
+        self._settle()
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self._copy = self._kind = None
-        self.choices = {}
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._settle()
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_copy": None, "_kind": None, "choices": {}}
+        return self.__dict__ | {"_copy": None, "choices": {}}
 
-    @property
-    def kind(self) -> tuple[torch.dtype, torch.device]:
-        """Dtype and device of the stored values."""
-        if self._kind is None:  # looking a buffer up costs as much as a small product's part
-            values = self.values_tensor
-            self._kind = values.dtype, values.device
-        return self._kind
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._settle()
+
+    def _settle(self) -> None:
+        """What depends on the tensors, after they were replaced."""
+        values = self.values_tensor
+        # Dtype and device of the stored values: looking a buffer up costs as much as a small product's part
+        self.kind = values.dtype, values.device
+        self._copy = None
+        self.choices = {}
 
     @property
     def values_tensor(self) -> Tensor:

@@ -12,12 +12,11 @@ T tiles; 8192 = 128 x 64 places in a tile, 256 in each of its banks.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas.kernels.traced import TensorCache
 from search_spaces.formats import CSL_TILE
 
 PADDED_COLUMNS = CSL_TILE[1] + 8
@@ -49,7 +48,7 @@ def dealt_offsets(mask: Tensor) -> tuple[Tensor, Tensor]:
     slots = before.view(-1).index_select(0, (kept >> 13) * (_PLACES + 1) + turns)
     slots += ranks.index_select(0, banks)
     dealt = torch.empty(len(kept), dtype=torch.int32, device=mask.device)
-    dealt[slots] = offsets.index_select(0, kept & (BANKS * _PLACES - 1))
+    dealt[slots] = offsets.int().index_select(0, kept & (BANKS * _PLACES - 1))
     return dealt, in_tiles
 
 
@@ -74,11 +73,18 @@ def _tiles(mask: Tensor) -> Tensor:
     return grid.transpose(1, 2).reshape(-1, rows * columns)
 
 
-@cache
+_CACHE = TensorCache()
+
+
 def _bank_order(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Places of a tile sorted by (bank, offset): their offsets, int32, and their indices in the flattened tile, int64."""
+    """Places of a tile sorted by (bank, offset): their offsets, and their indices in the flattened tile, int64."""
+    offsets, order = _CACHE.get((device,), lambda: _make_bank_order(device))
+    return offsets, order
+
+
+def _make_bank_order(device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # kept for every later caller
         row, column = torch.meshgrid(*map(torch.arange, CSL_TILE), indexing="ij")
         offsets = (row * PADDED_COLUMNS + column).flatten()
         order = (offsets // 2 % BANKS).argsort(stable=True)  # every bank holds 256 of the places
-        return offsets[order].int().to(device), order.to(device)
+        return torch.stack((offsets[order], order)).to(device)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nas.kernels.chunks import row_chunks
 from nas.kernels.formats.base import PackedWeight
-from nas.kernels.formats.nm_metadata import check_metadata, encode, positions
+from nas.kernels.formats.nm_metadata import check_metadata, encode, positions, prepare
 from search_spaces import Sparsity
 from search_spaces.formats import nm_words
 
@@ -53,6 +53,11 @@ class NmWeight(PackedWeight):
             index = positions(self.metadata[chunk], self.sparsity, groups)
             dense[chunk].scatter_(2, index, self.values[chunk].transpose(1, 2))
         return dense.view(self.shape)
+
+    def _settle(self) -> None:
+        super()._settle()
+        if not self.values.is_meta:
+            prepare(self.sparsity, self.values.device)
 
     def check(self) -> None:
         """Refuse damaged tensors."""

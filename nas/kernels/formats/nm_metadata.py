@@ -20,14 +20,13 @@ G groups in a row, W words in a row. Bytes are lowest first (little-endian), as 
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nas.kernels.formats.base import PackedWeightError
 from nas.kernels.formats.bits import popcount
+from nas.kernels.traced import TensorCache
 from search_spaces import Sparsity
 from search_spaces.formats import NM_PLANES, nm_words
 
@@ -123,18 +122,33 @@ def _collect(spread: Tensor, planes: int) -> Tensor:
     return (spread & 0x01010101) * 0x01020408 >> 24
 
 
-@cache
+def prepare(sparsity: Sparsity, device: torch.device) -> None:
+    """Make what :func:`positions` reads on a device now: not while a CUDA graph is captured, which holds no copies from the host."""
+    _group_shifts(NM_PLANES[sparsity.n, sparsity.m], device)
+    _positions_of_codes(sparsity.n, sparsity.m, device)
+
+
+_CACHE = TensorCache()
+
+
 def _group_shifts(planes: int, device: torch.device) -> Tensor:
     """How far each group of a word is from its lowest place: int32 ``[32 / P]``."""
-    with torch.inference_mode(False):
+    return _CACHE.get((planes, device), lambda: _make_group_shifts(planes, device))
+
+
+def _make_group_shifts(planes: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # kept for every later caller
         i = torch.arange(32 // planes, dtype=torch.int32, device=device)
         return 16 * (i // 8) + i % 8 if planes == 2 else i
 
 
-@cache
 def _positions_of_codes(n: int, m: int, device: torch.device) -> Tensor:
     """Kept columns that each of the 256 codes says: int64 ``[256, n]``, zero where it is no valid code."""
-    with torch.inference_mode(False):  # kept for every later caller
+    return _CACHE.get((n, m, device), lambda: _make_positions(n, m, device))
+
+
+def _make_positions(n: int, m: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
         table = torch.zeros(256, n, dtype=torch.int64)
         for code in range(256):
             kept = [code] if n == 1 else [j for j in range(m) if code >> j & 1]

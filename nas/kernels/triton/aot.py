@@ -6,12 +6,12 @@ for a large weight, so that what is compiled here cannot drift from what runs.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
+import itertools
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,11 +93,12 @@ class Program:
     @property
     def epilogue(self) -> str:
         """What follows the product, in words; empty where nothing does."""
-        if "outer" not in self.arguments:
+        if "bias" not in self.arguments:
             return ""
-        gate = ["gate"] if "gate" in self.arguments else []
-        activation = self.constants.get("ACTIVATION")
-        return "+".join([*([activation] if activation else []), *gate, "adapter"])
+        words = [self.constants["ACTIVATION"] or "", "gate" * ("gate" in self.arguments)]
+        if "outer" in self.arguments:
+            words.insert(0 if self.constants["ADAPTER_FIRST"] else len(words), "adapter")
+        return "+".join(["bias", *filter(None, words)])
 
     @property
     def identity(self) -> str:
@@ -130,7 +131,7 @@ def programs(
         architectures: 80 and 90 for sm_80 and sm_90.
         blocks: numbers of tokens, each a block of its own; CSR has its own.
         edges: see :func:`aot_weights.all_weights`.
-        epilogues: also, for the most tokens, with an adapter and what can stand beside it.
+        epilogues: also, for the most tokens and weights that the tiles divide, with what can follow: see :func:`_finished`.
     """
     found: dict[str, Program] = {}
     for weight in all_weights(edges):
@@ -140,7 +141,8 @@ def programs(
             numbers = _CSR_TOKENS if weight.stored == "csr" else blocks
             for tokens in numbers:
                 launched = _launched(weight, tokens, dtype)
-                if epilogues and tokens == max(numbers):
+                is_largest = weight.is_even and tokens == max(numbers)
+                if epilogues and is_largest and dtype == torch.float16:
                     launched += _finished(weight, tokens, dtype)
                 for launch, weights in launched:
                     for capability in architectures:
@@ -150,16 +152,19 @@ def programs(
 
 
 def sources_digest() -> str:
-    """16 hexadecimal digits of the kernels' code, without comments and docstrings: equal ones compile to the same programs."""
-    trees = []
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                has_docstring = ast.get_docstring(node) is not None
-                node.body = node.body[has_docstring:]
-        trees.append(ast.dump(tree))
-    return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:16]
+    """16 hexadecimal digits of the kernels' code without comments, and of all they are compiled for: equal ones mean equal programs."""
+    every = programs()
+    parts = [program.identity for program in every]
+    modules = {program.module for program in every} | {"nas.kernels.triton.epilogue"}
+    for name in sorted(modules):
+        with tokenize.open(str(importlib.import_module(name).__file__)) as file:
+            lines = file.readlines()
+        for token in tokenize.generate_tokens(iter(lines).__next__):
+            if token.type == tokenize.COMMENT:
+                line, column = token.start
+                lines[line - 1] = lines[line - 1][:column]
+        parts += [line.rstrip() for line in lines if line.strip()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _launched(weight: Weight, tokens: int, dtype: torch.dtype) -> list[tuple[Launch, int]]:
@@ -178,18 +183,20 @@ def _launched(weight: Weight, tokens: int, dtype: torch.dtype) -> list[tuple[Lau
 
 
 def _finished(weight: Weight, tokens: int, dtype: torch.dtype) -> list[tuple[Launch, int]]:
-    """What is launched with everything that can follow a product, which then holds most registers."""
+    """What is launched with a bias and what takes most registers behind it: erf, gate, adapter before or after them, in all ways."""
     with FakeTensorMode():
         packed = weight.pack(dtype, "cuda")
         (rows, columns) = packed.shape
         x = torch.empty(tokens, columns, dtype=dtype, device="cuda")
-        adapter = x.new_empty(_RANK, columns), x.new_empty(rows, _RANK)
+        lora = x.new_empty(_RANK, columns), x.new_empty(rows, _RANK)
         bias, gate = x.new_empty(rows), x.new_empty(tokens, rows)
         found: list[Launch] = []
-        for epilogue in (
-            Epilogue(bias, "gelu", adapter), Epilogue(bias, None, adapter, False, gate),
-            Epilogue(bias, "gelu", adapter, False, gate),
-        ):  # fmt: skip
+        for activation, beside, (adapter, is_first) in itertools.product(
+            (None, "gelu"), (None, gate), ((None, False), (lora, False), (lora, True))
+        ):
+            if activation is None and beside is None:  # the others hold as much, and more
+                continue
+            epilogue = Epilogue(bias, activation, adapter, is_first, beside)
             for split in (1, 16):
                 found += launches(packed, x, epilogue, replace(weight.config, split=split))[1]
     return [

@@ -166,8 +166,9 @@ def _is_crowded(stored: str, epilogue: Epilogue) -> bool:
 
 
 def _num_warps(config: TileConfig, call: _Call, block: int) -> int:
-    """A tile's warps, or as many as leave each thread 64 sums: with more, an epilogue has no registers."""
-    return max(config.num_warps, call.rows_per_program * block // (32 * 64))
+    """A tile's warps, or more where an epilogue would have no registers beside a thread's sums: at most 64, 32 of a single warp."""
+    sums = call.rows_per_program * block // 32
+    return max(config.num_warps, sums // 64, 2 if sums > 32 else 1)
 
 
 def _num_processors(device: torch.device) -> int:
