@@ -221,7 +221,7 @@ def _program(
             arguments[name] = "i32" if value % 16 else "i32:16"
     return Program(
         kernel=launch.kernel.__name__,
-        module=launch.kernel.__module__,
+        module=launch.kernel.fn.__module__,  # also where it is interpreted
         weight=weight,
         tokens=constants.get("BN", 8),  # fragments have blocks of 8
         dtype=_NAMES[dtype],
