@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.deploy.device_profile import DeviceProfile as DeviceProfile
+    from nas.deploy.energy import measure_energy as measure_energy
+    from nas.deploy.machine import measure_machine as measure_machine
     from nas.deploy.materialize import Winner as Winner
     from nas.deploy.materialize import Winners as Winners
     from nas.deploy.materialize import materialize as materialize
@@ -37,6 +39,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "nas.deploy.device_profile": ("DeviceProfile",),
+    "nas.deploy.energy": ("measure_energy",),
+    "nas.deploy.machine": ("measure_machine",),
     "nas.deploy.materialize": ("Winner", "Winners", "materialize"),
     "nas.deploy.profile": ("profile",),
     "nas.deploy.tune": ("tune",),

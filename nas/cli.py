@@ -47,9 +47,9 @@ class Profile:
     Args:
         space: preset.
         corpus: the supernet's text.
-        out: folder of ``profile.jsonl``; the same command goes on where it stopped.
+        out: folder of ``profile.jsonl`` and ``machine.json``; the same command goes on where it stopped.
         device: ``cpu`` or ``cuda``.
-        workloads: latencies to measure.
+        workloads: latencies to measure, and energies (``energy_j[...]``) where the device counts them.
         architectures: models to measure.
         rounds: measurements of each.
         threads: of one operator on the CPU.

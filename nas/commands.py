@@ -13,11 +13,22 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from nas.deploy.device_profile import DeviceProfile
+from nas.deploy.energy_counters import find_counter
 from nas.deploy.kernels_in_use import read_kernels, use_kernels
+from nas.deploy.machine import machine_of
+from nas.deploy.machine_table import machine_table
 from nas.deploy.profile import MIN_ARCHITECTURES
+from nas.deploy.profile_table import how_to_read, write_tables
 from nas.deploy.runtime import Runtime, available_threads, check_device, device_name, versions
 from nas.deploy.verify import check_rounds, verify
-from nas.deploy.workloads import LATENCIES, check_memory, check_workload, parse_workloads
+from nas.deploy.workloads import (
+    LATENCIES,
+    check_memory,
+    check_workload,
+    parse_workloads,
+    split_energy,
+)
 from nas.files import run_lock
 from nas.model import CheckpointError
 from nas.model.storage import supernet_info
@@ -111,8 +122,10 @@ def profile_device(command: Profile) -> None:
         value = getattr(command, name)
         if value is not None and value < low:
             raise ValueError(f"expected {name} of {low} or more, got {value}; raise it")
-    workloads = parse_workloads(command.workloads)
-    for workload in workloads:
+    timed, energies = split_energy(command.workloads)
+    if energies:
+        find_counter(command.device)
+    for workload in [*(parse_workloads(timed) if timed else []), *energies]:
         check_workload(space.family, workload)
         check_memory(space, workload, command.device)
     check_options(command, space)
@@ -122,13 +135,15 @@ def profile_device(command: Profile) -> None:
         found = profile(
             supernet,
             device=command.device,
-            workloads=workloads,
+            workloads=command.workloads,
             num_architectures=command.architectures,
             rounds=command.rounds,
             threads=command.threads,
             seed=command.seed,
             out=command.out,
         )
+        machine = machine_of(command.out, found.runtime)
+        tables = write_tables(found, supernet.space, command.out)
     table = Table(title=f"{device_name(command.device)}, {found.runtime}", title_justify="left")
     for column in (
         "workload",
@@ -139,7 +154,7 @@ def profile_device(command: Profile) -> None:
         "coverage of 90 % interval",
     ):
         table.add_column(column)
-    for name, scores in found.quality.items():
+    for name, scores in (*found.quality.items(), *_energy_rows(found)):
         table.add_row(
             name,
             str(scores["num_architectures"]),
@@ -149,11 +164,17 @@ def profile_device(command: Profile) -> None:
             f"{100 * scores['coverage']:.0f} %",
         )
     console.print(table)
+    console.print(machine_table(machine))
     console.print(
-        f"Records in {command.out}/profile.jsonl\nNext: {_search_command(_search_options(command))}",
+        f"Records in {command.out}/profile.jsonl, machine in {command.out}/machine.json\n"
+        f"{how_to_read(supernet.space, tables)}\nNext: {_search_command(_search_options(command))}",
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _energy_rows(found: DeviceProfile) -> list[tuple[str, dict[str, float]]]:
+    return [(f"energy of {name}", found.energy_quality[name]) for name in map(str, found.energy)]
 
 
 def tune_device(command: Tune, words: str) -> None:
@@ -191,7 +212,8 @@ def default_table(device: str) -> Path:
 
 def _search_options(command: Profile) -> dict[str, Any]:
     """What a search has to be told to go on with the records and the supernet of a profile."""
-    asked = [text for text in command.workloads if Objective.parse(text).metric in LATENCIES]
+    measured = (*LATENCIES, "energy_j")
+    asked = [text for text in command.workloads if Objective.parse(text).metric in measured]
     return {
         "space": command.space,
         "corpus": command.corpus,

@@ -1,8 +1,8 @@
 """The judge of a search: what one architecture scores on every objective.
 
 Perplexity is measured on the supernet, sizes and FLOPs are computed exactly, peak memory is measured
-on the extracted model, and latency is the mean of the profile's surrogate, marked as such: it becomes
-a measured value only in verification.
+on the extracted model, and latency and energy are the means of the profile's surrogates, marked as such:
+they become measured values only in verification.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.deploy.device_profile import DeviceProfile
+from nas.deploy.energy import check_energy
 from nas.deploy.measure import measure_peak_memory
 from nas.deploy.runtime import device_name
 from nas.model import extract
-from nas.objectives import Evaluation, Objective, check_measurable
+from nas.objectives import Evaluation, Objective
 from nas.pareto import ParetoFront
 from nas.training import TrainedSupernet
-from search_spaces import Architecture, Family, SearchSpace, Workload, costs, decode_flops
+from search_spaces import Architecture, Family, SearchSpace, costs, decode_flops
 
 KnownFn = Callable[[list[dict[str, Any]]], tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
 # Half again as much is as bad as a winner may be: with twice, a search spends itself on tiny models nobody deploys.
 WORST_PERPLEXITY = 1.5
 _COUNTED = ("params", "nonzeros", "weight_bytes", "flops")
-_PREDICTED = ("decode_ms", "prefill_ms")
+_PREDICTED = ("decode_ms", "prefill_ms", "energy_j")
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Evaluator:
 
     Args:
         supernet: gives the perplexity.
-        profile: gives the latency, and the dtype whose bytes count.
+        profile: gives latency and energy, and the dtype whose bytes count.
         objectives: what to score.
         num_tokens: held-out tokens the perplexity is to be measured on; :attr:`fidelity` is how many it is.
 
@@ -58,13 +59,14 @@ class Evaluator:
             )
         family = self.supernet.space.family
         for objective in self.objectives:
-            check_measurable(objective)
+            if objective.metric == "energy_j" and objective.workload not in self.profile.energy:
+                check_energy(objective, self.profile.runtime.device)
             if objective.metric == "peak_memory_bytes":
                 self._check_here(objective)
             if objective.metric not in _PREDICTED or objective.workload is None:
                 continue
-            self.profile.predict(objective.workload, [])  # refuses one that was not profiled
-            differing = differences(family, self.profile.surrogates[objective.workload].family)
+            surrogate = self.profile.surrogate(objective)  # refuses one that was not profiled
+            differing = differences(family, surrogate.family)
             if differing:  # its features would be counted for other models
                 raise ValueError(
                     f"expected a profile of models of the supernet's family, got another for {objective}: {differing}; "
@@ -116,7 +118,7 @@ class Evaluator:
             value = measure_peak_memory(model, objective.workload, runtime)
             return _exactly(value, "measured")
         assert objective.workload is not None
-        prediction = self.profile.predict(objective.workload, [architecture])
+        prediction = self.profile.surrogate(objective).predict([architecture])
         return prediction.to_json(0) | {"source": "surrogate"}
 
     def known(self, space: SearchSpace) -> dict[int, KnownFn]:
@@ -132,7 +134,7 @@ class Evaluator:
             if objective.metric in _COUNTED:
                 found[index] = _Counted(objective, space, self.profile)
             elif objective.metric in _PREDICTED and objective.workload is not None:
-                found[index] = _Predicted(objective.workload, space, self.profile)
+                found[index] = _Predicted(objective, space, self.profile)
         return found
 
 
@@ -151,7 +153,7 @@ def claim_again(front: ParetoFront, profile: DeviceProfile) -> ParetoFront:
         claims = dict(evaluation.provenance["claims"])
         for objective in front.objectives:
             if objective.metric in _PREDICTED and objective.workload is not None:
-                prediction = profile.predict(objective.workload, [evaluation.architecture])
+                prediction = profile.surrogate(objective).predict([evaluation.architecture])
                 claims[str(objective)] = prediction.to_json(0) | {"source": "surrogate"}
         provenance = dict(evaluation.provenance) | {"claims": claims}
         found.append(replace(evaluation, provenance=provenance))
@@ -197,15 +199,15 @@ class _Counted:
 
 @dataclass(frozen=True)
 class _Predicted:
-    workload: Workload
+    objective: Objective
     space: SearchSpace
     profile: DeviceProfile
 
     def __call__(
         self, params: Sequence[Mapping[str, Any]]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        prediction = self.profile.predict(
-            self.workload, [self.space.from_params(p) for p in params]
+        prediction = self.profile.surrogate(self.objective).predict(
+            [self.space.from_params(p) for p in params]
         )
         # The study is told the surrogate's mean, so the mean is what a new trial will score: the spread is what the device may add.
         return np.asarray(prediction.mean_n), np.asarray(prediction.std_n)

@@ -27,7 +27,6 @@ _METRICS: dict[str, tuple[str, str | None]] = {
     "peak_memory_bytes": ("bytes", "decode"),
     "energy_j": ("J", "decode"),
 }
-_UNMEASURED = ("energy_j",)
 _MEANT = {
     "latency": "decode_ms",
     "latency_ms": "decode_ms",
@@ -37,6 +36,8 @@ _MEANT = {
     "loss": "perplexity",
     "memory": "peak_memory_bytes",
     "size": "weight_bytes",
+    "energy": "energy_j",
+    "power": "energy_j",
 }
 _SPELLING = re.compile(r"\s*([A-Za-z_0-9]+)\s*(?:\[(.*)\])?\s*", re.DOTALL)
 
@@ -46,27 +47,14 @@ def metrics() -> tuple[str, ...]:
     return tuple(_METRICS)
 
 
-def check_measurable(objective: Objective) -> None:
-    """Refuse a metric that has a name and no way yet to measure it.
-
-    Raises:
-        ValueError: naming the metric and those to use in its place.
-    """
-    if objective.metric in _UNMEASURED:
-        raise ValueError(
-            f"expected objectives this device can measure, got {objective.metric}: no energy counter is read yet; "
-            "use decode_ms, weight_bytes or flops"
-        )
-
-
 def _near(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _near_metric(name: str) -> str:
-    """What else a metric is often called counts for it; one that cannot be measured is not proposed."""
-    meant = {m: m for m in _METRICS if m not in _UNMEASURED} | _MEANT
+    """What else a metric is often called counts for it."""
+    meant = {m: m for m in _METRICS} | _MEANT
     if name.lower() in meant:
         return f"; did you mean {meant[name.lower()]}?"
     near = difflib.get_close_matches(name.lower(), list(meant), n=3, cutoff=0.4)
@@ -92,7 +80,7 @@ class Objective:
     def __post_init__(self) -> None:
         if self.metric not in _METRICS:
             raise ValueError(
-                f"expected a metric in {', '.join(m for m in _METRICS if m not in _UNMEASURED)}, got {self.metric!r}"
+                f"expected a metric in {', '.join(_METRICS)}, got {self.metric!r}"
                 f"{_near_metric(str(self.metric))}"
             )
         phase = _METRICS[self.metric][1]

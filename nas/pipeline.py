@@ -15,7 +15,7 @@ from nas.deploy.kernels_in_use import use_kernels
 from nas.deploy.materialize import materialize
 from nas.deploy.profile import ROUNDS, profile
 from nas.deploy.verify import verify
-from nas.deploy.workloads import latency_workloads
+from nas.deploy.workloads import energy_workloads, latency_workloads
 from nas.evaluation import claim_again
 from nas.files import run_lock
 from nas.objectives import Objective
@@ -75,7 +75,8 @@ def run(
 
 def _compute(config: SearchRun, supernet: TrainedSupernet, stages: _Stages) -> dict[str, Any]:
     goals = [Objective.parse(o) for o in config.objectives]
-    workloads = latency_workloads(goals, supernet.space.family)
+    workloads: list[Workload | str] = list(latency_workloads(goals, supernet.space.family))
+    workloads += [str(Objective("energy_j", w)) for w in energy_workloads(goals)]
     device = stages("profile", lambda: _profile(config, supernet, workloads))
     study = stages(
         "search", lambda: _search(config, supernet, device, config.sampler, config.seed, "search")
@@ -118,7 +119,10 @@ def _compute(config: SearchRun, supernet: TrainedSupernet, stages: _Stages) -> d
 
 
 def _profile(
-    config: SearchRun, supernet: TrainedSupernet, workloads: list[Workload], rounds: int = ROUNDS
+    config: SearchRun,
+    supernet: TrainedSupernet,
+    workloads: list[Workload | str],
+    rounds: int = ROUNDS,
 ) -> DeviceProfile:
     return profile(
         supernet,

@@ -62,6 +62,10 @@ def run_results(
         "surrogate": {
             _metric(w): scores | {"interval_level": 0.9}
             for w, scores in zip(device.surrogates, device.quality.values(), strict=True)
+        }
+        | {
+            str(Objective("energy_j", w)): scores | {"interval_level": 0.9}
+            for w, scores in zip(device.energy, device.energy_quality.values(), strict=True)
         },
         "hypervolume": study.hypervolume_trace[-1],
         "hypervolume_trace": study.hypervolume_trace,

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from nas.constraints import parse_constraints
+from nas.deploy.energy import check_energy
 from nas.deploy.kernels_in_use import read_kernels
 from nas.deploy.profile import MIN_ARCHITECTURES
 from nas.deploy.runtime import check_device
 from nas.deploy.workloads import check_objective
 from nas.files import write_json_atomic
 from nas.model.storage import supernet_info
-from nas.objectives import Objective, check_measurable
+from nas.objectives import Objective
 from nas.search_study import DEFAULT_OBJECTIVES, DEFAULT_SAMPLER
 from nas.searchers import samplers
 from nas.training import check_options
@@ -92,7 +93,7 @@ class SearchRun:
                 f"expected two to four different objectives, got {list(self.objectives)}"
             )
         for goal in goals:
-            check_measurable(goal)
+            check_energy(goal, self.device)
             check_objective(space, goal, self.device)
         check_options(self, space)
         if self.kernels is not None:

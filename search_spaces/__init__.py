@@ -8,6 +8,7 @@ from search_spaces.costs import Costs as Costs
 from search_spaces.costs import costs as costs
 from search_spaces.costs import decode_flops as decode_flops
 from search_spaces.costs import prefill_flops as prefill_flops
+from search_spaces.costs import training_flops as training_flops
 from search_spaces.family import Family as Family
 from search_spaces.presets import preset as preset
 from search_spaces.presets import presets as presets

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, get_args
 
 from search_spaces.architecture import Architecture, LayerConfig
 from search_spaces.family import Family
 from search_spaces.shapes import layer_linears
+
+#: Which gradient a sparse weight gets: of kept weights only (SPDF 2303.10464, S2D 2304.05511), or of all (SLoPe 2405.16325).
+WeightGradient = Literal["sparse", "dense"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class _LayerCosts:
     nonzeros: int
     weight_bytes: int
     macs: int
+    dense_macs: int
     query_features: int
     kv_features: int
 
@@ -60,6 +65,7 @@ def _layer_costs(
         nonzeros=dense + sum(s.nonzeros for s in shapes),
         weight_bytes=dense * value_bytes + stored,
         macs=sum(s.macs for s in shapes),
+        dense_macs=weights + sum(s.adapter_params for s in shapes),
         query_features=heads * family.head_dim,
         kv_features=2 * family.kv_heads(heads) * family.head_dim if heads else 0,
     )
@@ -120,3 +126,49 @@ def prefill_flops(architecture: Architecture, family: Family, context: int) -> i
     linear = family.vocab_size * architecture.embed_dim + sum(layer.macs for layer in layers)
     pairs = context * (context + 1) // 2
     return 2 * linear * context + 4 * pairs * sum(layer.query_features for layer in layers)
+
+
+def training_flops(
+    architecture: Architecture,
+    family: Family,
+    context: int,
+    *,
+    weight_gradient: WeightGradient = "sparse",
+    causal: bool = True,
+) -> int:
+    """FLOPs of forward and backward of one sequence of ``context`` tokens; multiply by the batch for a step.
+
+    Every product of the forward pass has two in the backward pass: the gradient of its input, which costs the same, and the gradient
+    of its weight (in attention: of its other input), which costs the same or, with a dense weight gradient, as much as without zeros.
+    With a sparse one the whole is three forward passes. The optimizer's few operations a weight are not counted.
+
+    Args:
+        architecture: the subnet.
+        family: what its search space holds fixed.
+        context: tokens of the sequence.
+        weight_gradient: ``sparse`` (kept weights only: SPDF, S2D) or ``dense`` (all weights: SLoPe, eq. 4.5 of the thesis).
+        causal: count the ``context (context + 1) / 2`` pairs that a causal mask leaves; otherwise all ``context^2``, as SPDF does.
+
+    Raises:
+        ValueError: if ``weight_gradient`` is neither.
+    """
+    check_weight_gradient(weight_gradient)
+    layers = _layers(architecture, family, 4)
+    unembed = family.vocab_size * architecture.embed_dim
+    forward = unembed + sum(layer.macs for layer in layers)
+    dense = unembed + sum(layer.dense_macs for layer in layers)
+    linear = 2 * forward + (dense if weight_gradient == "dense" else forward)
+    pairs = context * (context + 1) // 2 if causal else context**2
+    return 2 * linear * context + 12 * pairs * sum(layer.query_features for layer in layers)
+
+
+def check_weight_gradient(weight_gradient: str) -> None:
+    """Refuse what is no kind of weight gradient.
+
+    Raises:
+        ValueError: naming the kinds.
+    """
+    if weight_gradient not in get_args(WeightGradient):
+        raise ValueError(
+            f"expected a weight gradient in {get_args(WeightGradient)}, got {weight_gradient!r}"
+        )

@@ -153,10 +153,15 @@ class SearchSpace:
 
         layers = []
         for index in range(int(value("depth", "depth"))):
-            fields = {name: value(f"layer{index}.{name}", name) for name in LAYER_SLOTS}
-            for name in ("attention_sparsity", "ffn_sparsity"):
-                fields[name] = Sparsity.parse(fields[name])
-            layers.append(LayerConfig.make(**fields))
+            fields = tuple(value(f"layer{index}.{name}", name) for name in LAYER_SLOTS)
+            if (
+                fields not in self._made
+            ):  # a space has few different layers and its architectures many
+                named = dict(zip(LAYER_SLOTS, fields, strict=True))
+                for name in ("attention_sparsity", "ffn_sparsity"):
+                    named[name] = Sparsity.parse(named[name])
+                self._made[fields] = LayerConfig.make(**named)
+            layers.append(self._made[fields])
         return Architecture(
             int(value("embed_dim", "embed_dim")), tuple(layers), bool(value("bias", "bias"))
         )
@@ -383,6 +388,11 @@ class SearchSpace:
                 raise ValueError(
                     f"expected layer {index} to be one of space {self.name!r}'s, got {layer}"
                 )
+
+    @cached_property
+    def _made(self) -> dict[tuple[Value, ...], LayerConfig]:
+        """Layers that :meth:`from_params` has made, by the values of their slots."""
+        return {}
 
     @cached_property
     def _layer_set(self) -> frozenset[LayerConfig]:

@@ -1,23 +1,24 @@
-"""Workload: what a deployed model is asked to do while it is measured."""
+"""Workload: what a model is asked to do: the phases of generation, which are measured, and training, which is only modelled."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-Phase = Literal["decode", "prefill"]
+Phase = Literal["decode", "prefill", "training"]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One phase of generation at a batch size and a context length.
+    """One phase of a model's life at a batch size and a context length.
 
     ``decode`` is one step: one new token for each of ``batch`` sequences that already hold
     ``context`` tokens in the KV cache. ``prefill`` is one forward pass over ``batch`` prompts of
-    ``context`` tokens.
+    ``context`` tokens. ``training`` is one step of an optimizer: forward, backward (gradients of
+    inputs and of weights) and update, over ``batch`` sequences of ``context`` tokens.
 
     Args:
-        phase: ``decode`` or ``prefill``.
+        phase: ``decode``, ``prefill`` or ``training``.
         batch: sequences at once.
         context: tokens per sequence.
 
@@ -30,8 +31,8 @@ class Workload:
     context: int = 128
 
     def __post_init__(self) -> None:
-        if self.phase not in ("decode", "prefill"):
-            raise ValueError(f"expected the phase 'decode' or 'prefill', got {self.phase!r}")
+        if self.phase not in get_args(Phase):
+            raise ValueError(f"expected a phase in {get_args(Phase)}, got {self.phase!r}")
         for name in ("batch", "context"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -61,4 +62,16 @@ class Workload:
     @property
     def num_tokens(self) -> int:
         """Tokens that pass through the linear layers at once."""
-        return self.batch * (self.context if self.phase == "prefill" else 1)
+        return self.batch * (1 if self.phase == "decode" else self.context)
+
+    def check_inference(self) -> None:
+        """Refuse training where a forward pass is asked for: its time and its counts are others.
+
+        Raises:
+            ValueError: if the phase is ``training``.
+        """
+        if self.phase == "training":
+            raise ValueError(
+                f"expected a decode or prefill workload, got {self}; training is modelled by surrogates.latency_ms and "
+                "surrogates.execution alone"
+            )

@@ -1,21 +1,35 @@
 """What an architecture would cost on a device, predicted: arrays in, a posterior out; knows no model and runs no kernel."""
 
+from surrogates.additive.surrogate import AdditiveSurrogate as AdditiveSurrogate
+from surrogates.additive.transfer import Others as Others
 from surrogates.base import Prediction as Prediction
 from surrogates.base import Surrogate as Surrogate
+from surrogates.benchmark import Benchmark as Benchmark
+from surrogates.benchmark import shipped_benchmarks as shipped_benchmarks
 from surrogates.calibration import conformal_quantile as conformal_quantile
 from surrogates.calibration import coverage as coverage
 from surrogates.calibration import kendall_tau as kendall_tau
 from surrogates.calibration import mape as mape
 from surrogates.calibration import nll as nll
+from surrogates.dataflow import MODES as MODES
+from surrogates.dataflow import Efficiency as Efficiency
+from surrogates.dataflow import Execution as Execution
+from surrogates.dataflow import execution as execution
 from surrogates.devices import DeviceSpec as DeviceSpec
 from surrogates.devices import device as device
 from surrogates.devices import devices as devices
 from surrogates.kernel_table import KernelRow as KernelRow
 from surrogates.kernel_table import KernelTable as KernelTable
 from surrogates.learned import LatencySurrogate as LatencySurrogate
-from surrogates.roofline import Operator as Operator
+from surrogates.memory import peak_memory_bytes as peak_memory_bytes
+from surrogates.operators import Operator as Operator
+from surrogates.operators import operators as operators
+from surrogates.problem import Problem as Problem
 from surrogates.roofline import feature_matrix as feature_matrix
 from surrogates.roofline import feature_names as feature_names
 from surrogates.roofline import latencies_ms as latencies_ms
 from surrogates.roofline import latency_ms as latency_ms
-from surrogates.roofline import operators as operators
+from surrogates.s2d import s2d_speedup as s2d_speedup
+from surrogates.simulate import Simulation as Simulation
+from surrogates.simulate import simulate as simulate
+from surrogates.tables import MeasurementTable as MeasurementTable

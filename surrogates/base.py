@@ -32,6 +32,8 @@ class Prediction:
         high_n: upper end of the interval.
         level: probability with which the interval should hold a fresh measurement, in (0, 1).
         extrapolates_n: True where the architecture lies outside the data of the fit; there the interval promises nothing.
+        log_scale_n: unit of ``knots_q`` at each architecture; None for a log-normal distribution of this mean and deviation.
+        knots_q: quantiles of ``log(measured / mean)`` in that unit, at q probabilities evenly spaced in (0, 1).
 
     Raises:
         ValueError: if the arrays differ in shape, are not finite, or are not ordered low <= mean <= high.
@@ -43,6 +45,8 @@ class Prediction:
     high_n: FloatArray
     level: float = 0.9
     extrapolates_n: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    log_scale_n: FloatArray | None = None
+    knots_q: FloatArray | None = None
 
     def __post_init__(self) -> None:
         n = np.asarray(self.mean_n).shape
@@ -75,6 +79,39 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.mean_n)
+
+    def quantiles(self, probabilities_p: npt.ArrayLike) -> FloatArray:
+        """Quantiles of a fresh measurement, shape (n, p); never negative. Beyond the outermost knot stands that knot.
+
+        Args:
+            probabilities_p: in (0, 1).
+
+        Raises:
+            ValueError: if a probability is outside (0, 1).
+        """
+        p = np.atleast_1d(np.asarray(probabilities_p, dtype=np.float64))
+        if p.ndim != 1 or not np.all((p > 0) & (p < 1)):
+            raise ValueError(f"expected probabilities in (0, 1), got {p.tolist()}")
+        return self._at(np.broadcast_to(p, (len(self), len(p))))
+
+    def sample(self, rng: np.random.Generator) -> FloatArray:
+        """One draw of each measurement, independent of each other, above 0; shape (n,)."""
+        return self._at(rng.uniform(1e-9, 1.0 - 1e-9, size=(len(self), 1)))[:, 0]
+
+    def _at(self, probability_np: FloatArray) -> FloatArray:
+        """Inverse distribution function of each architecture."""
+        mean_n1 = self.mean_n[:, None]
+        if self.knots_q is not None and self.log_scale_n is not None:
+            at_q = (np.arange(len(self.knots_q)) + 0.5) / len(self.knots_q)
+            score_np = np.interp(probability_np, at_q, self.knots_q)
+            shaped: FloatArray = mean_n1 * np.exp(score_np * self.log_scale_n[:, None])
+            return shaped
+        from scipy.special import ndtri
+
+        variance_n1 = np.log1p((self.std_n[:, None] / np.maximum(mean_n1, 1e-300)) ** 2)
+        median_n1 = mean_n1 * np.exp(-0.5 * variance_n1)
+        found: FloatArray = median_n1 * np.exp(np.sqrt(variance_n1) * ndtri(probability_np))
+        return found
 
     def to_json(self, index: int) -> dict[str, Any]:
         """One architecture's belief as JSON values: mean, low, high, extrapolates."""

@@ -31,7 +31,7 @@ from surrogates.calibration import conformal_quantile, coverage, kendall_tau, ma
 from surrogates.devices import DeviceSpec, device
 from surrogates.inputs import InputScaler
 from surrogates.kernel_table import KernelTable
-from surrogates.mean import AnalyticMean, roofline_coefficients
+from surrogates.mean import AnalyticMean, reference_weight, roofline_coefficients
 from surrogates.posterior import Hyperparameters
 from surrogates.records import Records, to_records
 from surrogates.regression import Regression
@@ -91,8 +91,10 @@ def _learn_hyperparameters(
     )
 
 
-def _learn(features_nf: FloatArray, records: Records, reference_f: FloatArray) -> Regression:
-    mean = AnalyticMean.fit(features_nf, np.exp(records.log_ms_n), reference_f)
+def _learn(
+    features_nf: FloatArray, records: Records, reference_f: FloatArray, weight: float
+) -> Regression:
+    mean = AnalyticMean.fit(features_nf, np.exp(records.log_ms_n), reference_f, weight)
     residual_n = records.log_ms_n - np.log(mean(features_nf))
     unit = max(float(residual_n.std()), 1e-5)
     X_nd = InputScaler.fit(features_nf, reference_f)(features_nf)
@@ -135,7 +137,10 @@ class LatencySurrogate:
         min_scores(level)
         spec = device(reference) if isinstance(reference, str) else reference
         self.kernels = None if kernels is None else kernels.part(dtype, workload.num_tokens)
-        self._reference_f = roofline_coefficients(spec, dtype, kernels is not None)
+        self._reference_f = roofline_coefficients(
+            spec, dtype, kernels is not None, workload.num_tokens
+        )
+        self._reference_weight = reference_weight(spec)
         self._records: Records | None = None
         self._features_nf: FloatArray | None = None
         self._keys: list[str] = []
@@ -180,7 +185,7 @@ class LatencySurrogate:
             raise ValueError(
                 f"expected records of {least} or more different architectures, got {len(set(keys))}; measure more"
             )
-        model = _learn(features_nf, records, self._reference_f)
+        model = _learn(features_nf, records, self._reference_f, self._reference_weight)
         base_n, correction_n, variance_n = np.zeros(n), np.zeros(n), np.zeros(n)
         for held in _folds(keys, min(_FOLDS, len(set(keys))), self.seed):
             # The mean and the process are refitted; only the process's few hyperparameters have seen the fold.
@@ -241,6 +246,8 @@ class LatencySurrogate:
         log_n = base_n + self._shrinkage * correction_n
         variance_n = variance_n + records.single_noise
         half_n = np.sqrt(self._quantile**2 * variance_n + records.drift_margin(self.level) ** 2)
+        # Few records of one round can make any score; a factor of e^50 says as much, and stays a number.
+        half_n = np.minimum(half_n, 50.0)
         low_n, high_n = np.exp(log_n - half_n), np.exp(log_n + half_n)
         mean_n = np.clip(np.exp(log_n + 0.5 * variance_n), low_n, high_n)  # of a log-normal
         std_n = mean_n * np.sqrt(np.expm1(np.minimum(variance_n, 10.0)))
@@ -277,6 +284,7 @@ class LatencySurrogate:
                 kernels=self.kernels,
             )
             judge._reference_f = self._reference_f
+            judge._reference_weight = self._reference_weight
             judge._fit(self._features_nf[rest], records.take(rest), [self._keys[i] for i in rest])
             guess = judge._predict(self._features_nf[held])
             mean_n[held], low_n[held], high_n[held] = guess.mean_n, guess.low_n, guess.high_n
@@ -326,6 +334,7 @@ class LatencySurrogate:
             "drift_std": records.drift_std,
             "num_rounds": records.num_rounds,
             "floor_ms": model.mean.floor_ms,
+            "reference_weight": self._reference_weight,
             "outputscale": process.hyper.outputscale,
             "mean": process.hyper.mean,
             "noise": process.hyper.noise,
@@ -372,7 +381,8 @@ class LatencySurrogate:
             hyper = Hyperparameters(
                 arrays["lengthscale_d"], meta["outputscale"], meta["mean"], meta["noise"]
             )
-            mean = AnalyticMean(arrays["coefficients_f"], meta["floor_ms"])
+            found._reference_weight = meta.get("reference_weight", found._reference_weight)
+            mean = AnalyticMean(arrays["coefficients_f"], meta["floor_ms"], found._reference_weight)
             found._model = Regression.condition(
                 found._features_nf, found._records, mean, found._reference_f, hyper, meta["unit"]
             )

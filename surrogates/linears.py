@@ -37,7 +37,11 @@ def linears_us(
         workload: decode or prefill.
         dtype: of weights and activations.
         kernels: measured products.
+
+    Raises:
+        ValueError: if the workload is training.
     """
+    workload.check_inference()
     tokens, itemsize = workload.num_tokens, value_bytes(dtype)
     total_n = np.zeros(len(architectures))
     if not kernels.has_tokens(dtype, tokens):

@@ -39,7 +39,9 @@ class Regression:
         self, features_nf: FloatArray, records: Records, reference_f: FloatArray
     ) -> Regression:
         """Fit mean and process to other records, with this model's hyperparameters."""
-        mean = AnalyticMean.fit(features_nf, np.exp(records.log_ms_n), reference_f)
+        mean = AnalyticMean.fit(
+            features_nf, np.exp(records.log_ms_n), reference_f, self.mean.weight
+        )
         return self.condition(
             features_nf, records, mean, reference_f, self.process.hyper, self.unit, self.scaler
         )

@@ -40,7 +40,7 @@ def write_archive(
     """
     text = json.dumps({"kind": kind, "schema": schema, **meta}, allow_nan=False)
     buffer = io.BytesIO()
-    np.savez(buffer, **{_META: np.frombuffer(text.encode(), dtype=np.uint8)}, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **{_META: np.frombuffer(text.encode(), dtype=np.uint8)}, **arrays)  # type: ignore[arg-type]
     replace_file(path, buffer.getvalue())
 
 

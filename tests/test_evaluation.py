@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
 import warnings
@@ -16,7 +17,9 @@ from made_up import made_up_profile, made_up_supernet
 from small_run import DECODE, finished_run, load_profile_of, load_supernet_of
 from small_spaces import small_space
 
+import nas.deploy.energy as energy_module
 from nas.deploy.device_profile import DeviceProfile, fit_profile
+from nas.deploy.energy_counters import find_counter
 from nas.deploy.measure import measure_peak_memory
 from nas.deploy.profile import profile
 from nas.evaluation import Evaluator, claim_again, reference_point
@@ -132,9 +135,17 @@ def test_an_evaluation_is_deterministic_and_survives_json_and_pickle(
 
 
 def test_what_cannot_be_scored_is_refused_when_the_evaluator_is_made(
-    supernet: TrainedSupernet, device: DeviceProfile
+    supernet: TrainedSupernet,
+    device: DeviceProfile,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    absent = functools.partial(find_counter, powercap=tmp_path / "absent")
+    monkeypatch.setattr(energy_module, "find_counter", absent)
     with pytest.raises(ValueError, match=r"got energy_j: .*; use decode_ms"):
+        _evaluator(supernet, device, "perplexity", "energy_j")
+    monkeypatch.setattr(energy_module, "find_counter", lambda device: None)
+    with pytest.raises(ValueError, match=r"for energy_j; profile it first.*energy_j\[batch=1"):
         _evaluator(supernet, device, "perplexity", "energy_j")
     with pytest.raises(ValueError, match=r"profiled workloads .*got prefill.*profile it first"):
         _evaluator(supernet, device, "perplexity", "prefill_ms[batch=1,context=64]")

@@ -131,6 +131,8 @@ def test_surrogates_know_no_model_and_run_no_kernel() -> None:
         "botorch",
         "gpytorch",
         "linear_operator",
+        "threadpoolctl",
+        "optuna",  # simulated searches
         "search_spaces",
         "surrogates",
     }

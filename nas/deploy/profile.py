@@ -11,12 +11,20 @@ import numpy as np
 from tqdm import tqdm
 
 from nas.deploy.baseline import DensePaths, measure_dense_paths
-from nas.deploy.device_profile import DeviceProfile, fit_profile
+from nas.deploy.device_profile import DeviceProfile, fit_profile, fit_surrogates
+from nas.deploy.energy_counters import find_counter
+from nas.deploy.energy_profile import profile_energy
 from nas.deploy.kernels_in_use import describe, kernels_in_use, warn_of_threads
 from nas.deploy.measure import measure_latency
 from nas.deploy.profile_records import latency_record, read_records
 from nas.deploy.runtime import Runtime, check_device, device_name
-from nas.deploy.workloads import check_memory, check_workload, default_workload, parse_workloads
+from nas.deploy.workloads import (
+    check_memory,
+    check_workload,
+    default_workload,
+    parse_workloads,
+    split_energy,
+)
 from nas.files import PathLike, append_jsonl, run_lock, write_json_atomic
 from nas.model import GPT, MaskCache, extract
 from nas.training import TrainedSupernet
@@ -52,21 +60,24 @@ def profile(
         space: where architectures are drawn from; by default the supernet's own.
         device: ``cpu`` or ``cuda``.
         workloads: what to time, each also as a text such as ``"decode_ms[batch=8,context=64]"``; by
-            default decode of one sequence at 128 tokens (fewer, if the models' context is shorter).
+            default decode of one sequence at 128 tokens (fewer, if the models' context is shorter). Of
+            ``"energy_j[batch=1,context=128]"`` the energy is measured, some five seconds a record.
         num_architectures: models to measure, largest and smallest included.
         rounds: measurements of each.
         threads: of one operator on the CPU; by default whichever of one and all cores runs the
             dense model faster.
         seed: of the draw.
-        out: folder for ``profile.jsonl`` and ``profile.json``; None keeps nothing.
+        out: folder for ``profile.jsonl`` and ``profile.json`` (``energy.jsonl`` where energy is
+            measured); None keeps nothing.
         progress: whether to show a progress bar.
 
     Returns:
         The fitted profile.
 
     Raises:
-        ValueError: if the device is absent, a workload is too long for the models or too large for
-            the memory, there are too few architectures, or another run uses the folder.
+        ValueError: if the device is absent or lacks the counter of an energy that is asked for, a
+            workload is too long for the models or too large for the memory, there are too few
+            architectures, or another run uses the folder.
     """
     space = _checked_space(supernet, space, num_architectures)
     check_device(device)
@@ -74,8 +85,12 @@ def profile(
         raise ValueError(
             f"expected rounds of 1 or more, got {rounds}; four keep the intervals narrow"
         )
-    wanted = [default_workload(space.family)] if workloads is None else parse_workloads(workloads)
-    for workload in wanted:
+    asked, energies = split_energy(workloads) if workloads is not None else ([], [])
+    if workloads is None or (energies and not asked):
+        asked = [default_workload(space.family)]
+    wanted = parse_workloads(asked)
+    counter = find_counter(device) if energies else None
+    for workload in (*wanted, *energies):
         check_workload(space.family, workload)
         check_memory(space, workload, device)
     path = None if out is None else Path(out) / "profile.jsonl"
@@ -95,16 +110,20 @@ def profile(
         steps = list(itertools.product(range(rounds), architectures, wanted))
         masks = MaskCache()
         models: dict[Architecture, GPT] = {}
+
+        def build(architecture: Architecture) -> GPT:
+            if architecture not in models:
+                models[architecture] = extract(
+                    supernet.model, architecture, dtype=runtime.torch_dtype, masks=masks
+                ).to(device)
+            return models[architecture]
+
         for number, architecture, workload in tqdm(
             steps, desc="profile", unit="record", disable=not progress
         ):
             if (number, architecture.key, str(workload)) in done:
                 continue
-            if architecture not in models:
-                models[architecture] = extract(
-                    supernet.model, architecture, dtype=runtime.torch_dtype, masks=masks
-                ).to(device)
-            timing = measure_latency(models[architecture], workload, runtime)
+            timing = measure_latency(build(architecture), workload, runtime)
             record = latency_record(architecture, workload, number, timing, runtime, paths) | mine
             if path is not None:
                 append_jsonl(path, record)
@@ -112,9 +131,27 @@ def profile(
         # Later rounds may stand there as well: a resumed search must see what it saw before.
         chosen = [r for r in records if r["round"] < rounds]
         found = fit_profile(space, chosen, runtime, wanted, paths, kernels)
+        if counter is not None:
+            joules = profile_energy(
+                architectures,
+                build,
+                energies,
+                runtime,
+                counter,
+                rounds=rounds,
+                mine=mine,
+                path=None if out is None else Path(out) / "energy.jsonl",
+                progress=progress,
+            )
+            found.energy_records = [r for r in joules if r["round"] < rounds]
+            found.energy, found.energy_quality = fit_surrogates(
+                space, found.energy_records, runtime, energies, kernels, value="joules"
+            )
         if out is not None:
             summary: dict[str, Any] = {"runtime": runtime.to_json(), "quality": found.quality}
             summary |= {"dense_paths_ms": paths, "kernels": describe(kernels)}
+            if found.energy:
+                summary["energy_quality"] = found.energy_quality
             write_json_atomic(Path(out) / "profile.json", summary)
     return found
 

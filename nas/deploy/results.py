@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import asdict
 from typing import Any
 
@@ -100,7 +101,7 @@ def _everything_else(
     runtime: Runtime,
     model: GPT,
 ) -> dict[str, float]:
-    """Everything but latency: perplexity, memory, and sizes counted on the model that was built."""
+    """Everything but latency: perplexity, memory, energy where it is an objective, and sizes counted on the model that was built."""
     family = winners.supernet.space.family
     found = costs(architecture, family, runtime.value_bytes)
     values: dict[str, float] = {
@@ -113,6 +114,11 @@ def _everything_else(
     for memory in memory_objectives(winners):
         values[str(memory)] = values["peak_memory_bytes"] = log.values[key, str(memory)]
     for objective in winners.objectives:
+        if objective.metric == "energy_j":
+            taken = [
+                v for (k, n), v in log.values.items() if k == key and n.startswith(f"{objective}#")
+            ]
+            values[str(objective)] = statistics.median(taken)
         if objective.metric == "flops" and objective.workload is not None:
             values[str(objective)] = decode_flops(architecture, family, objective.workload.context)
     return values

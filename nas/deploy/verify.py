@@ -13,14 +13,17 @@ from tqdm import tqdm
 
 from nas.deploy.baseline import DensePaths, measure_dense_paths
 from nas.deploy.check import Check
+from nas.deploy.energy import measure_energy
+from nas.deploy.energy_counters import find_counter
 from nas.deploy.materialize import Winners
 from nas.deploy.measure import measure_latency, measure_peak_memory, time_step
 from nas.deploy.measurement_log import MeasurementLog, baseline_key
 from nas.deploy.results import baseline_result, memory_objectives, winner_result
 from nas.deploy.runtime import Runtime, check_device, device_name, provenance
-from nas.deploy.workloads import latency_workloads
+from nas.deploy.workloads import energy_workloads, latency_workloads
 from nas.files import PathLike, run_lock
 from nas.model import GPT, perplexity
+from nas.objectives import Objective
 from search_spaces import Architecture, Workload
 
 
@@ -91,6 +94,8 @@ def verify(
 ) -> VerificationReport:
     """Measure perplexity, latency, memory and size of materialized models and of the dense baseline, in one run.
 
+    Energy is measured, too, where it is an objective.
+
     Latencies are taken in rounds over all models, the dense baseline's paths among them, and the
     median over the rounds is reported: what disturbs the machine for a moment disturbs winner and
     baseline alike. With ``out`` a killed verification goes on where it stopped.
@@ -146,6 +151,9 @@ def _verify(
 ) -> VerificationReport:
     supernet, runtime = winners.supernet, winners.runtime
     workloads = latency_workloads(winners.objectives, supernet.space.family)
+    energies = energy_workloads(winners.objectives)
+    if energies:
+        find_counter(device)  # refuses now, not after the other measurements
     tokens = supernet.validation(winners.num_tokens)
     dense = supernet.space.largest
     paths = {w: measure_dense_paths(supernet.model, w, device, compile=compile) for w in workloads}
@@ -175,6 +183,13 @@ def _verify(
                 log.once(
                     key, str(memory), partial(measure_peak_memory, model, memory.workload, run)
                 )
+            for number in range(rounds * bool(energies)):
+                for workload in energies:
+                    log.once(
+                        key,
+                        f"{Objective('energy_j', workload)}#{number}",
+                        partial(_energy_j, model, workload, run),
+                    )
             bar.update(2 if key in models else 1)
     baseline = baseline_result(log, dense, workloads, paths, rounds, winners, base_model)
     results: dict[str, Any] = {
@@ -200,6 +215,10 @@ def _verify(
 
 def _latency_ms(model: GPT, workload: Workload, runtime: Runtime) -> float:
     return measure_latency(model, workload, runtime).median_ms
+
+
+def _energy_j(model: GPT, workload: Workload, runtime: Runtime) -> float:
+    return measure_energy(model, workload, runtime).joules
 
 
 def _step_ms(step: Callable[[], Tensor], runtime: Runtime) -> float:

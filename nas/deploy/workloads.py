@@ -11,7 +11,11 @@ from search_spaces import Family, SearchSpace, Workload, costs
 
 DEFAULT_WORKLOAD = Workload("decode", 1, 128)
 LATENCIES = ("decode_ms", "prefill_ms")
-_ALLOCATING = (*LATENCIES, "peak_memory_bytes")  # the other metrics with a workload are computed
+_ALLOCATING = (
+    *LATENCIES,
+    "peak_memory_bytes",
+    "energy_j",
+)  # the other metrics with a workload are computed
 
 
 def default_workload(family: Family) -> Workload:
@@ -31,6 +35,28 @@ def memory_workload(objectives: Sequence[Objective], family: Family) -> Workload
     """The decode workload at which peak memory is measured where no objective asks for it."""
     asked = [o.workload for o in objectives if o.workload and o.workload.phase == "decode"]
     return asked[0] if asked else default_workload(family)
+
+
+def energy_workloads(objectives: Sequence[Objective]) -> list[Workload]:
+    """Workloads whose energy an objective asks for."""
+    asked = [o.workload for o in objectives if o.metric == "energy_j" and o.workload is not None]
+    return list(dict.fromkeys(asked))
+
+
+def split_energy(
+    items: Sequence[Workload | str],
+) -> tuple[list[Workload | str], list[Workload]]:
+    """What of a list is timed, and the workloads whose energy is asked for: ``"energy_j[batch=1,context=128]"``.
+
+    Raises:
+        ValueError: if it is no list, or one is no objective.
+    """
+    if isinstance(items, str | Workload) or not isinstance(items, Sequence):
+        return list(parse_workloads(items)), []  # refuses
+    parsed = [(i, Objective.parse(i) if isinstance(i, str) else None) for i in items]
+    energies = [o for _, o in parsed if o is not None and o.metric == "energy_j"]
+    timed = [i for i, o in parsed if o is None or o.metric != "energy_j"]
+    return timed, energy_workloads(energies)
 
 
 def parse_workloads(items: Sequence[Workload | str]) -> list[Workload]:
@@ -62,11 +88,13 @@ def cache_tokens(workload: Workload) -> int:
 
 
 def check_workload(family: Family, workload: Workload | None) -> None:
-    """Refuse a workload that is longer than the models' context.
+    """Refuse a workload that is no forward pass (training), or is longer than the models' context.
 
     Raises:
         ValueError: naming the longest that fits.
     """
+    if workload is not None:
+        workload.check_inference()
     if workload is not None and cache_tokens(workload) > family.context_length:
         raise ValueError(
             f"expected a workload of at most {family.context_length} tokens, got {workload} which needs "

@@ -1,0 +1,503 @@
+"""AdditiveSurrogate: any metric of a search space from a few hundred measurements, in half a second, with intervals that cover.
+
+    value(x) = sum of effects of parts, layer by layer + interactions + a combination of analytic counts;   log(measured / value) ~ scores
+
+The effects have the Gaussian process prior of ``kernel.py``; noise grows with the value and has heavy tails (``evidence.py``); the
+intervals are cross-conformal (``scores.py``). On HW-GPT-Bench this beats least squares on the same counts where the data are dirty, and
+equals it where they are clean; `experiments/hw_gpt_bench` has the table.
+
+n architectures, r repeats, s architectures asked for, p whitened features.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from search_spaces import Architecture, SearchSpace, Workload
+from surrogates.additive.choices import ChoiceVectors
+from surrogates.additive.counts import Counts
+from surrogates.additive.descriptors import Described, Descriptors
+from surrogates.additive.encoding import Encoded, Encoder
+from surrogates.additive.evidence import Posterior, learn, out_of_fold, posterior, solve
+from surrogates.additive.kernel import NAMES, Gram, LinearForm, Whitening, starting_point
+from surrogates.additive.reach import Reach
+from surrogates.additive.scores import Scores
+from surrogates.additive.transfer import Others, choose
+from surrogates.base import BoolArray, FloatArray, Prediction
+from surrogates.calibration import kendall_tau, mape
+from surrogates.measured import check_values
+from surrogates.storage import read_archive, write_archive
+
+MIN_RECORDS = 10
+_SCHEMA = 1
+_FOLDS = 10
+_POINTS, _LOSS = (
+    1000,
+    0.01,
+)  # a saved covariance may lose this share of the noise, over random points
+_MOST_CANDIDATES = 1000
+_MOST_FOR_LEARNING = (
+    300  # rows that hyperparameters are learned from; more change nothing and cost their cube
+)
+_NOISE = NAMES.index("noise")
+Of = Literal["measurement", "value"]
+
+
+class AdditiveSurrogate:
+    """A positive metric as a function of the architecture.
+
+    Args:
+        space: the search space; predictions are for its architectures only.
+        workload: whose operator counts to start from; by default a prefill of one prompt as long as the context.
+        dtype: of weights and activations.
+        level: probability with which an interval should hold a fresh measurement.
+        seed: of the folds.
+        others: what is known of other devices, for a device with few measurements.
+
+    Raises:
+        ValueError: if the level or the dtype is unknown.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        workload: Workload | None = None,
+        *,
+        dtype: str = "float32",
+        level: float = 0.9,
+        seed: int = 0,
+        others: Others | None = None,
+    ) -> None:
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"expected a level in (0, 1), got {level!r}")
+        self.space = space
+        self.workload = workload or Workload("prefill", 1, space.family.context_length)
+        self.dtype, self.level, self.seed = dtype, level, seed
+        self.others = others
+        self.encoder = Encoder(space)
+        self._descriptors = Descriptors(self.encoder)
+        self._counts = Counts(self.encoder, self.workload, dtype)
+        self._theta: FloatArray | None = None
+        self._posterior: Posterior | None = None
+        self._linear: LinearForm | None = None
+        self._scores: dict[str, Scores] = {}
+        self._reach: Reach | None = None
+        self._middle, self._unit, self._floor = 0.0, 1.0, 0.0
+        self.num_records = 0
+        self.out_of_fold_quality: dict[str, float] = {}  # Kendall's tau and MAPE of the last fit
+
+    # --- inputs ----------------------------------------------------------------------------------
+
+    def encode(self, architectures: Sequence[Architecture] | Encoded) -> Encoded:
+        """Architectures as arrays, which every method takes in their place.
+
+        Raises:
+            ValueError: if one is not in the space.
+        """
+        return architectures if isinstance(architectures, Encoded) else self.encoder(architectures)
+
+    def describe(self, encoded: Encoded) -> Described:
+        """Inputs of the kernel."""
+        others_no = None if self.others is None else self.others.columns(encoded)
+        return self._descriptors(encoded, self._counts(encoded), others_no)
+
+    def _whitening(self, theta: FloatArray) -> Whitening:
+        log_width_w = np.log2(np.array(self.space.embed_dims, dtype=np.float64))
+        log_width_w = log_width_w - 0.5 * (log_width_w.min() + log_width_w.max())
+        num_whole = len(self._descriptors.kinds) + 2
+        return Whitening(
+            theta, self._descriptors.kinds, log_width_w, self.space.depths[-1], num_whole
+        )
+
+    # --- fit -------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        architectures: Sequence[Architecture] | Encoded,
+        values_n: npt.ArrayLike | None = None,
+        *,
+        repeats_nr: npt.ArrayLike | None = None,
+    ) -> Self:
+        """Learn from measurements; what was learned before is forgotten.
+
+        Args:
+            architectures: n measured subnets of the space.
+            values_n: what was measured, above 0, any unit; by default the trimmed mean of the repeats.
+            repeats_nr: single measurements of each, NaN where there is none. With them a prediction of a single measurement holds
+                the noise between repeats.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: if there are fewer than 10 different architectures, lengths differ, or a value is not finite and positive.
+        """
+        encoded = self.encode(architectures)
+        y_n, singles_nr = check_values(len(encoded), values_n, repeats_nr)
+        # Small matrices: threads that wait for each other beside another process made this a hundred times slower
+        with threadpool_limits(1, "blas"):
+            return self._fit(encoded, y_n, singles_nr)
+
+    def _fit(self, encoded: Encoded, y_n: FloatArray, singles_nr: FloatArray | None) -> Self:
+        keys_n = encoded.keys()
+        num_different = int(keys_n.max()) + 1 if len(keys_n) else 0
+        if num_different < MIN_RECORDS:
+            raise ValueError(
+                f"expected records of {MIN_RECORDS} or more different architectures, got {num_different}; measure more"
+            )
+        x = self.describe(encoded)
+        self._middle = float(np.median(y_n))
+        self._unit = max(float(np.std(y_n)), 1e-6 * self._middle)
+        self._floor = 0.05 * float(y_n.min())
+        z_n = (y_n - self._middle) / self._unit
+        rng = np.random.default_rng(self.seed)
+        fold_n = (rng.permutation(num_different) % _FOLDS)[keys_n]
+        theta, noise_n, trust_n = self._learn(x, encoded, y_n, z_n, rng)
+        psi_np = self._whitening(theta)(x, encoded.width_n)
+        self._theta, self._linear = theta, None
+        self._posterior = posterior(psi_np, z_n, noise_n)
+        mean_n, variance_n = self._out_of_fold(x, encoded, z_n, theta, noise_n, trust_n, fold_n)
+        predicted_n = self._positive(mean_n)
+        own_n = self._unit * np.sqrt(variance_n) / predicted_n
+        self._scores = {"value": Scores.fit(y_n[:, None], predicted_n, own_n, self.level)}
+        self._scores["measurement"] = (
+            self._scores["value"]
+            if singles_nr is None
+            else Scores.fit(singles_nr, predicted_n, own_n, self.level)
+        )
+        self._reach = Reach.fit(x, encoded)
+        self.num_records = len(encoded)
+        self.out_of_fold_quality = {
+            "kendall_tau": round(kendall_tau(predicted_n, y_n), 4),
+            "mape": round(mape(predicted_n, y_n), 5),
+        }
+        return self
+
+    def _prior(self) -> FloatArray:
+        return starting_point(self.space.depths[-1]) if self.others is None else self.others.prior()
+
+    def _positive(self, mean_n: FloatArray) -> FloatArray:
+        values_n: FloatArray = np.maximum(mean_n * self._unit + self._middle, self._floor)
+        return values_n
+
+    def _relative_noise(self, predicted_n: FloatArray) -> FloatArray:
+        """Variance of noise that is proportional to the value, 1 at the middle."""
+        return (np.maximum(predicted_n, 0.1 * self._middle) / self._middle) ** 2
+
+    def _learn(
+        self,
+        x: Described,
+        encoded: Encoded,
+        y_n: FloatArray,
+        z_n: FloatArray,
+        rng: np.random.Generator,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Hyperparameters, the noise variance of every row (in units of ``_unit`` squared), and how far to trust it (typically 1)."""
+        prior = self._prior()
+        low, high = np.quantile(y_n, [0.02, 0.98])
+        rough_n = self._relative_noise(np.clip(y_n, low, high))
+        psi_np = self._whitening(prior)(x, encoded.width_n)
+        # two robust fits under the prior's own hyperparameters say which rows to trust while better ones are learned
+        for _ in range(2):
+            mean_p, used_n = solve(psi_np, z_n, 0.1 * rough_n)
+            weight_n = 0.1 * rough_n / used_n
+            rough_n = self._relative_noise(self._positive(psi_np @ mean_p))
+        rows = np.arange(len(y_n))
+        if len(rows) > _MOST_FOR_LEARNING:
+            rows = np.sort(rng.choice(rows, _MOST_FOR_LEARNING, replace=False))
+        gram = Gram(x.take(rows), self._descriptors.kinds)
+        theta = prior
+        for turn in range(3):
+            noise_n = (rough_n / (weight_n / np.median(weight_n)))[rows]
+            theta = learn(gram, z_n[rows], noise_n, prior, theta, 12 if turn else 40)
+            psi_np = self._whitening(theta)(x, encoded.width_n)
+            level_n = np.exp(theta[_NOISE]) * rough_n
+            mean_p, used_n = solve(psi_np, z_n, level_n)
+            weight_n = level_n / used_n
+            rough_n = self._relative_noise(self._positive(psi_np @ mean_p))
+        return theta, np.exp(theta[_NOISE]) * rough_n, weight_n / np.median(weight_n)
+
+    def _out_of_fold(
+        self,
+        x: Described,
+        encoded: Encoded,
+        z_n: FloatArray,
+        theta: FloatArray,
+        noise_n: FloatArray,
+        trust_n: FloatArray,
+        fold_n: npt.NDArray[np.int64],
+    ) -> tuple[FloatArray, FloatArray]:
+        """Predictions of every row by a model that has not seen it, hyperparameters included.
+
+        Those are learned anew on the half of the rows that does not hold the fold, else the scores of a hundred rows would be a
+        percent too small. Thousands of rows say the same hyperparameters in any half.
+        """
+        n = len(z_n)
+        mean_n, variance_n = np.zeros(n), np.zeros(n)
+        halves = (fold_n % 2 == 0, fold_n % 2 == 1)
+        few = n <= 4 * _MOST_FOR_LEARNING
+        for held_n in halves if few else (np.ones(n, dtype=np.bool_),):
+            own = theta
+            if few and (~held_n).sum() >= MIN_RECORDS:
+                rows = np.flatnonzero(~held_n)[:_MOST_FOR_LEARNING]
+                gram = Gram(x.take(rows), self._descriptors.kinds)
+                relative_n = noise_n[rows] / np.exp(theta[_NOISE]) / trust_n[rows]
+                own = learn(gram, z_n[rows], relative_n, self._prior(), theta, 15)
+            psi_np = self._whitening(own)(x, encoded.width_n)
+            scaled_n = noise_n * np.exp(own[_NOISE] - theta[_NOISE])
+            wanted = np.unique(fold_n[held_n])
+            mean_s, variance_s = out_of_fold(psi_np, z_n, scaled_n, fold_n, wanted)
+            mean_n[held_n], variance_n[held_n] = mean_s[held_n], variance_s[held_n]
+        return mean_n, variance_n
+
+    def choose(
+        self, candidates: Sequence[Architecture] | Encoded, num: int, seed: int = 0
+    ) -> npt.NDArray[np.int64]:
+        """Which candidates to measure before a fit, by what the prior says (that of other devices, where there are some).
+
+        Args:
+            candidates: n subnets that could be measured; of more than 1000, that many are drawn.
+            num: how many to choose.
+            seed: of that draw.
+
+        Returns:
+            Rows of the candidates, most informative first.
+
+        Raises:
+            ValueError: if there are fewer candidates than asked for.
+        """
+        encoded = self.encode(candidates)
+        if not 1 <= num <= len(encoded):
+            raise ValueError(
+                f"expected between 1 and {len(encoded)} architectures to choose, got {num}"
+            )
+        rows = np.arange(len(encoded))
+        if len(rows) > _MOST_CANDIDATES:
+            rows = np.random.default_rng(seed).choice(
+                rows, max(_MOST_CANDIDATES, num), replace=False
+            )
+        pool = encoded.take(rows)
+        x, prior = self.describe(pool), self._prior()
+        size_n = x.counts_nk.mean(axis=1) if self.others is None else x.others_no[:, 0]
+        weight_n = (np.median(size_n) / size_n) ** 2
+        psi_np = self._whitening(prior)(x, pool.width_n)
+        return rows[choose(psi_np, weight_n, num, float(np.exp(prior[_NOISE])))]
+
+    # --- predict ---------------------------------------------------------------------------------
+
+    def predict(
+        self, architectures: Sequence[Architecture] | Encoded, of: Of = "measurement"
+    ) -> Prediction:
+        """Believe something about architectures, in the order given.
+
+        Args:
+            architectures: s subnets of the space.
+            of: what the interval is about: one fresh ``measurement``, or the ``value`` that many would settle at.
+
+        Raises:
+            ValueError: if called before :meth:`fit`, or an architecture is not in the space.
+        """
+        theta, found, reach = self._fitted()
+        if of not in ("measurement", "value"):
+            raise ValueError(f"expected of to be 'measurement' or 'value', got {of!r}")
+        encoded = self.encode(architectures)
+        if len(encoded) == 0:
+            empty = np.zeros(0)
+            return Prediction(empty, empty, empty, empty, self.level)
+        x = self.describe(encoded)
+        mean_s, variance_s = found(self._cached_whitening(theta)(x, encoded.width_n))
+        mean_s = self._positive(mean_s)
+        scores = self._scores[of]
+        scale_s = scores.scale(mean_s, self._unit * np.sqrt(variance_s) / mean_s)
+        low_s = mean_s * np.exp(np.minimum(scores.low, 0.0) * scale_s)
+        high_s = mean_s * np.exp(np.maximum(scores.high, 0.0) * scale_s)
+        return Prediction(
+            mean_s,
+            mean_s * scale_s,
+            low_s,
+            high_s,
+            self.level,
+            reach.is_beyond(x, encoded),
+            log_scale_n=scale_s,
+            knots_q=scores.knots_q,
+        )
+
+    def mean(self, architectures: Sequence[Architecture] | Encoded) -> FloatArray:
+        """Predicted values alone, shape (s,): a tenth of the cost of :meth:`predict`."""
+        encoded = self.encode(architectures)
+        return self.mean_of(self.describe(encoded), encoded.width_n)
+
+    def mean_of(self, x: Described, width_n: npt.NDArray[np.int64]) -> FloatArray:
+        """:meth:`mean` of architectures that :meth:`describe` has described, of this or of another surrogate of the same inputs."""
+        theta, found, _ = self._fitted()
+        if self._linear is None:
+            self._linear = self._cached_whitening(theta).fold(found.mean_p, x)
+        return self._positive(self._linear(x, width_n))
+
+    def is_beyond(self, x: Described, encoded: Encoded) -> BoolArray:
+        """Where an architecture lies far outside the records, shape (s,)."""
+        return self._fitted()[2].is_beyond(x, encoded)
+
+    def sample(
+        self,
+        architectures: Sequence[Architecture] | Encoded,
+        rng: np.random.Generator,
+        of: Of = "measurement",
+    ) -> FloatArray:
+        """One draw per architecture from the predictive distribution, above 0, shape (s,)."""
+        return self.predict(architectures, of).sample(rng)
+
+    def _cached_whitening(self, theta: FloatArray) -> Whitening:
+        known = self.__dict__.get("_known_whitening")
+        if known is None or known[0] is not theta:
+            known = (theta, self._whitening(theta))
+            self.__dict__["_known_whitening"] = known
+        found: Whitening = known[1]
+        return found
+
+    def _fitted(self) -> tuple[FloatArray, Posterior, Reach]:
+        if self._theta is None or self._posterior is None or self._reach is None:
+            raise ValueError(
+                "expected a fitted surrogate, got one without records; call fit() or load() first"
+            )
+        return self._theta, self._posterior, self._reach
+
+    @property
+    def middle(self) -> float:
+        """Median of the records' values.
+
+        Raises:
+            ValueError: if called before :meth:`fit`.
+        """
+        self._fitted()
+        return self._middle
+
+    @property
+    def theta(self) -> FloatArray:
+        """Logarithms of the hyperparameters, in the order of ``kernel.NAMES``.
+
+        Raises:
+            ValueError: if called before :meth:`fit`.
+        """
+        return self._fitted()[0]
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """What was learned about the prior, by name.
+
+        Raises:
+            ValueError: if called before :meth:`fit`.
+        """
+        return dict(zip(NAMES, np.exp(self._fitted()[0]).tolist(), strict=True))
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def to_parts(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """The fitted surrogate as JSON values and arrays."""
+        theta, found, reach = self._fitted()
+        sample = ChoiceVectors(self.encoder).decode(
+            ChoiceVectors(self.encoder).sample(_POINTS, np.random.default_rng(0))
+        )
+        psi_sp = self._cached_whitening(theta)(self.describe(sample), sample.width_n)
+        found = found.compressed(psi_sp, _LOSS * float(np.exp(theta[_NOISE])))
+        meta: dict[str, Any] = {
+            "space": self.space.to_json(),
+            "workload": [self.workload.phase, self.workload.batch, self.workload.context],
+            "dtype": self.dtype,
+            "level": self.level,
+            "seed": self.seed,
+            "names": list(NAMES),
+            "kinds": list(self._descriptors.kinds),
+            "middle": self._middle,
+            "unit": self._unit,
+            "floor": self._floor,
+            "num_records": self.num_records,
+            "out_of_fold_quality": self.out_of_fold_quality,
+            "is_reduction": found.is_reduction,
+            "scores": {name: scores.to_json() for name, scores in self._scores.items()},
+        }
+        # what is subtracted from the prior nearly cancels it, so half the digits would not do
+        spread_rp = found.spread_rp if found.is_reduction else found.spread_rp.astype(np.float32)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "theta": theta,
+            "mean_p": found.mean_p,
+            "spread_rp": spread_rp,
+            **reach.to_arrays(),
+        }
+        if self.others is not None:
+            others: list[dict[str, Any]] = []
+            for i, other in enumerate(self.others.surrogates):
+                other_meta, other_arrays = other.to_parts()
+                others.append(other_meta)
+                arrays |= {f"other{i}.{name}": array for name, array in other_arrays.items()}
+            meta["others"] = others
+        return meta, arrays
+
+    @classmethod
+    def from_parts(cls, meta: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Self:
+        """Inverse of :meth:`to_parts`.
+
+        Raises:
+            ValueError, KeyError, TypeError: if they are not those of this version.
+        """
+        space = SearchSpace.from_json(meta["space"])
+        others = [
+            cls.from_parts(other, _named(f"other{i}.", arrays))
+            for i, other in enumerate(meta.get("others", []))
+        ]
+        found = cls(
+            space,
+            Workload(*meta["workload"]),
+            dtype=meta["dtype"],
+            level=meta["level"],
+            seed=meta["seed"],
+            others=Others.of(others) if others else None,
+        )
+        if meta["names"] != list(NAMES) or meta["kinds"] != list(found._descriptors.kinds):
+            raise ValueError("its descriptors are not those of this version")
+        found._theta = arrays["theta"]
+        found._posterior = Posterior(
+            arrays["mean_p"], arrays["spread_rp"].astype(np.float64), bool(meta["is_reduction"])
+        )
+        found._scores = {k: Scores.from_json(meta["scores"][k]) for k in get_args(Of)}
+        found._reach = Reach.from_arrays(arrays)
+        found._middle, found._unit = float(meta["middle"]), float(meta["unit"])
+        found._floor, found.num_records = float(meta["floor"]), int(meta["num_records"])
+        found.out_of_fold_quality = dict(meta["out_of_fold_quality"])
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted surrogate to one ``.npz`` file (arrays and JSON; nothing is unpickled).
+
+        Raises:
+            ValueError: if called before :meth:`fit`.
+        """
+        write_archive(path, "additive-surrogate", _SCHEMA, *self.to_parts())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Inverse of :meth:`save`: the loaded surrogate predicts the same numbers.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is truncated, damaged, foreign or of another version.
+        """
+        meta, arrays = read_archive(path, "additive-surrogate", _SCHEMA)
+        try:
+            return cls.from_parts(meta, arrays)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"expected an additive-surrogate of this version in {os.fspath(path)}, got another one ({error}); "
+                "fit and save it again"
+            ) from error
+
+
+def _named(prefix: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The arrays whose names start with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
