@@ -6,6 +6,7 @@ or computed exactly: an Evaluation refuses Predictions, so a guess cannot enter 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
@@ -137,6 +138,22 @@ class Surrogate(Protocol):
 
     def predict(self, architectures: Sequence[Architecture]) -> Prediction:
         """Believe something about architectures, in the order given.
+
+        Raises:
+            ValueError: if called before :meth:`fit`.
+        """
+        ...
+
+    def sample(self, architectures: Sequence[Architecture], rng: np.random.Generator) -> FloatArray:
+        """One measurement each, drawn from the predictive distribution, in the order given.
+
+        Raises:
+            ValueError: if called before :meth:`fit`.
+        """
+        ...
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted surrogate to one file; a classmethod ``load(path)`` reads it.
 
         Raises:
             ValueError: if called before :meth:`fit`.

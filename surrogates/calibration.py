@@ -7,11 +7,12 @@ calibration scores, the ``ceil((n + 1) level)``-th smallest is exceeded by a fre
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from surrogates.base import FloatArray
+from surrogates.base import BoolArray, FloatArray
 
 
 def _pair(a: npt.ArrayLike, b: npt.ArrayLike, least: int = 1) -> tuple[FloatArray, FloatArray]:
@@ -120,3 +121,10 @@ def conformal_quantile(
     share = math.ceil((n + 1) * level - 1e-9) / n
     rank = math.ceil(share * len(scores) - 1e-9)
     return float(scores[min(rank, len(scores)) - 1])
+
+
+def grouped_folds(keys: Sequence[str], k: int, seed: int) -> list[BoolArray]:
+    """Masks of k folds, drawn at random; records of one key (one architecture) are in one fold."""
+    unique, group_n = np.unique(np.asarray(keys), return_inverse=True)
+    fold_of_group = np.random.default_rng(seed).permutation(len(unique)) % k
+    return [fold_of_group[group_n] == i for i in range(k)]

@@ -26,8 +26,15 @@ import numpy as np
 import numpy.typing as npt
 
 from search_spaces import Architecture, Family, Workload
-from surrogates.base import BoolArray, FloatArray, Prediction
-from surrogates.calibration import conformal_quantile, coverage, kendall_tau, mape, min_scores
+from surrogates.base import FloatArray, Prediction
+from surrogates.calibration import (
+    conformal_quantile,
+    coverage,
+    grouped_folds,
+    kendall_tau,
+    mape,
+    min_scores,
+)
 from surrogates.devices import DeviceSpec, device
 from surrogates.inputs import InputScaler
 from surrogates.kernel_table import KernelTable
@@ -187,7 +194,7 @@ class LatencySurrogate:
             )
         model = _learn(features_nf, records, self._reference_f, self._reference_weight)
         base_n, correction_n, variance_n = np.zeros(n), np.zeros(n), np.zeros(n)
-        for held in _folds(keys, min(_FOLDS, len(set(keys))), self.seed):
+        for held in grouped_folds(keys, min(_FOLDS, len(set(keys))), self.seed):
             # The mean and the process are refitted; only the process's few hyperparameters have seen the fold.
             rest = np.flatnonzero(~held)
             fold = model.refit(features_nf[rest], records.take(rest), self._reference_f)
@@ -237,6 +244,10 @@ class LatencySurrogate:
         self._fitted()
         return self._predict(self._features(architectures))
 
+    def sample(self, architectures: Sequence[Architecture], rng: np.random.Generator) -> FloatArray:
+        """One measurement each, drawn from the predictive distribution: milliseconds above 0, in the order given."""
+        return self.predict(architectures).sample(rng)
+
     def _predict(self, features_nf: FloatArray) -> Prediction:
         model, records = self._fitted()
         if len(features_nf) == 0:
@@ -273,7 +284,7 @@ class LatencySurrogate:
         if k < 2 or k > len(set(self._keys)):
             raise ValueError(f"expected between 2 and {len(set(self._keys))} folds, got {k}")
         mean_n, low_n, high_n = np.zeros(n), np.zeros(n), np.zeros(n)
-        for held in _folds(self._keys, k, self.seed + 1):
+        for held in grouped_folds(self._keys, k, self.seed + 1):
             rest = np.flatnonzero(~held)
             judge = LatencySurrogate(
                 self.family,
@@ -392,10 +403,3 @@ class LatencySurrogate:
                 f"expected a latency-surrogate of this version in {os.fspath(path)}, got another one ({error}); fit and save it again"
             ) from error
         return found
-
-
-def _folds(keys: Sequence[str], k: int, seed: int) -> list[BoolArray]:
-    """Masks of k folds; records of one architecture are in one fold."""
-    unique, group_n = np.unique(np.asarray(keys), return_inverse=True)
-    fold_of_group = np.random.default_rng(seed).permutation(len(unique)) % k
-    return [fold_of_group[group_n] == i for i in range(k)]

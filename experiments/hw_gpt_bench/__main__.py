@@ -50,8 +50,8 @@ class Recipe:
     table: Path | None = None
     n_train: int = 200
     n_test: int = 1000
-    draws: int = 20
-    transfer_draws: int = 4
+    draws: int = 16
+    transfer_draws: int = 3
     budget: int = 2000
     seeds: int = 20
     out: Path | None = None
@@ -195,7 +195,7 @@ def _transfer(
             "test": recipe.n_test,
             "draws": recipe.transfer_draws,
             "sizes": [10, 20, 50, 100, 200],
-            "active_sizes": [10, 20, 30, 50],
+            "active_sizes": [10, 20, 30],
             "known": [[k[1], file] for k, file in zip(costs, files, strict=True)],
         }
         for key in costs

@@ -13,7 +13,7 @@ from surrogates.additive.surrogate import AdditiveSurrogate
 from surrogates.additive.transfer import Others
 from surrogates.calibration import kendall_tau, mape
 
-_ROWS_OF_OTHERS = 600
+_ROWS_OF_OTHERS = 2000
 
 
 def fit_known(task: dict[str, Any]) -> str:

@@ -8,9 +8,10 @@ n architectures, l layers of the deepest one, a and f different attention and FF
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +85,15 @@ class Encoded:
             self.attention_nl[rows],
             self.ffn_nl[rows],
         )
+
+    def to_arrays(self) -> dict[str, npt.NDArray[np.int16]]:
+        """As arrays of an archive."""
+        return {name: getattr(self, name).astype(np.int16) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Inverse of :meth:`to_arrays`."""
+        return cls(*(arrays[name].astype(np.int64) for name in cls.__dataclass_fields__))
 
     def keys(self) -> IntArray:
         """One number per architecture; equal ones are the same network, shape (n,)."""

@@ -24,8 +24,9 @@ from surrogates.additive.choices import ChoiceVectors
 from surrogates.additive.counts import Counts
 from surrogates.additive.descriptors import Described, Descriptors
 from surrogates.additive.encoding import Encoded, Encoder
-from surrogates.additive.evidence import Posterior, learn, out_of_fold, posterior, solve
-from surrogates.additive.kernel import NAMES, Gram, LinearForm, Whitening, starting_point
+from surrogates.additive.evidence import Posterior, posterior
+from surrogates.additive.fitting import MIN_RECORDS, Fitting, Units
+from surrogates.additive.kernel import NAMES, LinearForm, Whitening, starting_point
 from surrogates.additive.reach import Reach
 from surrogates.additive.scores import Scores
 from surrogates.additive.transfer import Others, choose
@@ -34,7 +35,6 @@ from surrogates.calibration import kendall_tau, mape
 from surrogates.measured import check_values
 from surrogates.storage import read_archive, write_archive
 
-MIN_RECORDS = 10
 _SCHEMA = 1
 _FOLDS = 10
 _POINTS, _LOSS = (
@@ -88,7 +88,8 @@ class AdditiveSurrogate:
         self._linear: LinearForm | None = None
         self._scores: dict[str, Scores] = {}
         self._reach: Reach | None = None
-        self._middle, self._unit, self._floor = 0.0, 1.0, 0.0
+        self._records: tuple[Encoded, FloatArray, FloatArray] | None = None
+        self._units = Units(0.0, 1.0, 0.0)
         self.num_records = 0
         self.out_of_fold_quality: dict[str, float] = {}  # Kendall's tau and MAPE of the last fit
 
@@ -152,19 +153,21 @@ class AdditiveSurrogate:
                 f"expected records of {MIN_RECORDS} or more different architectures, got {num_different}; measure more"
             )
         x = self.describe(encoded)
-        self._middle = float(np.median(y_n))
-        self._unit = max(float(np.std(y_n)), 1e-6 * self._middle)
-        self._floor = 0.05 * float(y_n.min())
-        z_n = (y_n - self._middle) / self._unit
+        self._units = Units.of(y_n)
+        z_n = self._units.standardize(y_n)
         rng = np.random.default_rng(self.seed)
         fold_n = (rng.permutation(num_different) % _FOLDS)[keys_n]
-        theta, noise_n, trust_n = self._learn(x, encoded, y_n, z_n, rng)
+        fitting = Fitting(
+            x, encoded.width_n, self._whitening, self._descriptors.kinds, self._prior(), self._units
+        )
+        theta, noise_n, trust_n = fitting.learn(y_n, z_n, rng)
         psi_np = self._whitening(theta)(x, encoded.width_n)
         self._theta, self._linear = theta, None
         self._posterior = posterior(psi_np, z_n, noise_n)
-        mean_n, variance_n = self._out_of_fold(x, encoded, z_n, theta, noise_n, trust_n, fold_n)
-        predicted_n = self._positive(mean_n)
-        own_n = self._unit * np.sqrt(variance_n) / predicted_n
+        self._records = (encoded, z_n, noise_n)
+        mean_n, variance_n = fitting.out_of_fold(z_n, theta, noise_n, trust_n, fold_n)
+        predicted_n = self._units.positive(mean_n)
+        own_n = self._units.unit * np.sqrt(variance_n) / predicted_n
         self._scores = {"value": Scores.fit(y_n[:, None], predicted_n, own_n, self.level)}
         self._scores["measurement"] = (
             self._scores["value"]
@@ -181,80 +184,6 @@ class AdditiveSurrogate:
 
     def _prior(self) -> FloatArray:
         return starting_point(self.space.depths[-1]) if self.others is None else self.others.prior()
-
-    def _positive(self, mean_n: FloatArray) -> FloatArray:
-        values_n: FloatArray = np.maximum(mean_n * self._unit + self._middle, self._floor)
-        return values_n
-
-    def _relative_noise(self, predicted_n: FloatArray) -> FloatArray:
-        """Variance of noise that is proportional to the value, 1 at the middle."""
-        return (np.maximum(predicted_n, 0.1 * self._middle) / self._middle) ** 2
-
-    def _learn(
-        self,
-        x: Described,
-        encoded: Encoded,
-        y_n: FloatArray,
-        z_n: FloatArray,
-        rng: np.random.Generator,
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Hyperparameters, the noise variance of every row (in units of ``_unit`` squared), and how far to trust it (typically 1)."""
-        prior = self._prior()
-        low, high = np.quantile(y_n, [0.02, 0.98])
-        rough_n = self._relative_noise(np.clip(y_n, low, high))
-        psi_np = self._whitening(prior)(x, encoded.width_n)
-        # two robust fits under the prior's own hyperparameters say which rows to trust while better ones are learned
-        for _ in range(2):
-            mean_p, used_n = solve(psi_np, z_n, 0.1 * rough_n)
-            weight_n = 0.1 * rough_n / used_n
-            rough_n = self._relative_noise(self._positive(psi_np @ mean_p))
-        rows = np.arange(len(y_n))
-        if len(rows) > _MOST_FOR_LEARNING:
-            rows = np.sort(rng.choice(rows, _MOST_FOR_LEARNING, replace=False))
-        gram = Gram(x.take(rows), self._descriptors.kinds)
-        theta = prior
-        for turn in range(3):
-            noise_n = (rough_n / (weight_n / np.median(weight_n)))[rows]
-            theta = learn(gram, z_n[rows], noise_n, prior, theta, 12 if turn else 40)
-            psi_np = self._whitening(theta)(x, encoded.width_n)
-            level_n = np.exp(theta[_NOISE]) * rough_n
-            mean_p, used_n = solve(psi_np, z_n, level_n)
-            weight_n = level_n / used_n
-            rough_n = self._relative_noise(self._positive(psi_np @ mean_p))
-        return theta, np.exp(theta[_NOISE]) * rough_n, weight_n / np.median(weight_n)
-
-    def _out_of_fold(
-        self,
-        x: Described,
-        encoded: Encoded,
-        z_n: FloatArray,
-        theta: FloatArray,
-        noise_n: FloatArray,
-        trust_n: FloatArray,
-        fold_n: npt.NDArray[np.int64],
-    ) -> tuple[FloatArray, FloatArray]:
-        """Predictions of every row by a model that has not seen it, hyperparameters included.
-
-        Those are learned anew on the half of the rows that does not hold the fold, else the scores of a hundred rows would be a
-        percent too small. Thousands of rows say the same hyperparameters in any half.
-        """
-        n = len(z_n)
-        mean_n, variance_n = np.zeros(n), np.zeros(n)
-        halves = (fold_n % 2 == 0, fold_n % 2 == 1)
-        few = n <= 4 * _MOST_FOR_LEARNING
-        for held_n in halves if few else (np.ones(n, dtype=np.bool_),):
-            own = theta
-            if few and (~held_n).sum() >= MIN_RECORDS:
-                rows = np.flatnonzero(~held_n)[:_MOST_FOR_LEARNING]
-                gram = Gram(x.take(rows), self._descriptors.kinds)
-                relative_n = noise_n[rows] / np.exp(theta[_NOISE]) / trust_n[rows]
-                own = learn(gram, z_n[rows], relative_n, self._prior(), theta, 15)
-            psi_np = self._whitening(own)(x, encoded.width_n)
-            scaled_n = noise_n * np.exp(own[_NOISE] - theta[_NOISE])
-            wanted = np.unique(fold_n[held_n])
-            mean_s, variance_s = out_of_fold(psi_np, z_n, scaled_n, fold_n, wanted)
-            mean_n[held_n], variance_n[held_n] = mean_s[held_n], variance_s[held_n]
-        return mean_n, variance_n
 
     def choose(
         self, candidates: Sequence[Architecture] | Encoded, num: int, seed: int = 0
@@ -312,9 +241,9 @@ class AdditiveSurrogate:
             return Prediction(empty, empty, empty, empty, self.level)
         x = self.describe(encoded)
         mean_s, variance_s = found(self._cached_whitening(theta)(x, encoded.width_n))
-        mean_s = self._positive(mean_s)
+        mean_s = self._units.positive(mean_s)
         scores = self._scores[of]
-        scale_s = scores.scale(mean_s, self._unit * np.sqrt(variance_s) / mean_s)
+        scale_s = scores.scale(mean_s, self._units.unit * np.sqrt(variance_s) / mean_s)
         low_s = mean_s * np.exp(np.minimum(scores.low, 0.0) * scale_s)
         high_s = mean_s * np.exp(np.maximum(scores.high, 0.0) * scale_s)
         return Prediction(
@@ -338,7 +267,7 @@ class AdditiveSurrogate:
         theta, found, _ = self._fitted()
         if self._linear is None:
             self._linear = self._cached_whitening(theta).fold(found.mean_p, x)
-        return self._positive(self._linear(x, width_n))
+        return self._units.positive(self._linear(x, width_n))
 
     def is_beyond(self, x: Described, encoded: Encoded) -> BoolArray:
         """Where an architecture lies far outside the records, shape (s,)."""
@@ -376,7 +305,7 @@ class AdditiveSurrogate:
             ValueError: if called before :meth:`fit`.
         """
         self._fitted()
-        return self._middle
+        return self._units.middle
 
     @property
     def theta(self) -> FloatArray:
@@ -401,11 +330,6 @@ class AdditiveSurrogate:
     def to_parts(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """The fitted surrogate as JSON values and arrays."""
         theta, found, reach = self._fitted()
-        sample = ChoiceVectors(self.encoder).decode(
-            ChoiceVectors(self.encoder).sample(_POINTS, np.random.default_rng(0))
-        )
-        psi_sp = self._cached_whitening(theta)(self.describe(sample), sample.width_n)
-        found = found.compressed(psi_sp, _LOSS * float(np.exp(theta[_NOISE])))
         meta: dict[str, Any] = {
             "space": self.space.to_json(),
             "workload": [self.workload.phase, self.workload.batch, self.workload.context],
@@ -414,20 +338,16 @@ class AdditiveSurrogate:
             "seed": self.seed,
             "names": list(NAMES),
             "kinds": list(self._descriptors.kinds),
-            "middle": self._middle,
-            "unit": self._unit,
-            "floor": self._floor,
+            "middle": self._units.middle,
+            "unit": self._units.unit,
+            "floor": self._units.floor,
             "num_records": self.num_records,
             "out_of_fold_quality": self.out_of_fold_quality,
-            "is_reduction": found.is_reduction,
             "scores": {name: scores.to_json() for name, scores in self._scores.items()},
         }
-        # what is subtracted from the prior nearly cancels it, so half the digits would not do
-        spread_rp = found.spread_rp if found.is_reduction else found.spread_rp.astype(np.float32)
         arrays: dict[str, npt.NDArray[Any]] = {
             "theta": theta,
-            "mean_p": found.mean_p,
-            "spread_rp": spread_rp,
+            **self._posterior_arrays(theta, found),
             **reach.to_arrays(),
         }
         if self.others is not None:
@@ -438,6 +358,32 @@ class AdditiveSurrogate:
                 arrays |= {f"other{i}.{name}": array for name, array in other_arrays.items()}
             meta["others"] = others
         return meta, arrays
+
+    def _posterior_arrays(self, theta: FloatArray, found: Posterior) -> dict[str, npt.NDArray[Any]]:
+        """Of few records the records themselves, which say the posterior in a hundredth of its size; of many the posterior."""
+        if found.is_reduction:
+            assert self._records is not None
+            encoded, z_n, noise_n = self._records
+            rows = {f"records_{name}": values for name, values in encoded.to_arrays().items()}
+            return {**rows, "records_z_n": z_n, "records_noise_n": noise_n}
+        choices = ChoiceVectors(self.encoder)
+        sample = choices.decode(choices.sample(_POINTS, np.random.default_rng(0)))
+        psi_sp = self._cached_whitening(theta)(self.describe(sample), sample.width_n)
+        found = found.compressed(psi_sp, _LOSS * float(np.exp(theta[_NOISE])))
+        return {"mean_p": found.mean_p, "spread_rp": found.spread_rp.astype(np.float32)}
+
+    def _load_posterior(self, theta: FloatArray, arrays: dict[str, npt.NDArray[Any]]) -> Posterior:
+        if "mean_p" in arrays:
+            spread_rp = arrays["spread_rp"].astype(np.float64)
+            return Posterior(arrays["mean_p"], spread_rp, False)
+        prefix = "records_"
+        own = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+        z_n, noise_n = own.pop("z_n"), own.pop("noise_n")
+        encoded = Encoded.from_arrays(own)
+        self._records = encoded, z_n, noise_n
+        psi_np = self._whitening(theta)(self.describe(encoded), encoded.width_n)
+        with threadpool_limits(1, "blas"):
+            return posterior(psi_np, z_n, noise_n)
 
     @classmethod
     def from_parts(cls, meta: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Self:
@@ -462,13 +408,11 @@ class AdditiveSurrogate:
         if meta["names"] != list(NAMES) or meta["kinds"] != list(found._descriptors.kinds):
             raise ValueError("its descriptors are not those of this version")
         found._theta = arrays["theta"]
-        found._posterior = Posterior(
-            arrays["mean_p"], arrays["spread_rp"].astype(np.float64), bool(meta["is_reduction"])
-        )
+        found._posterior = found._load_posterior(found._theta, arrays)
         found._scores = {k: Scores.from_json(meta["scores"][k]) for k in get_args(Of)}
         found._reach = Reach.from_arrays(arrays)
-        found._middle, found._unit = float(meta["middle"]), float(meta["unit"])
-        found._floor, found.num_records = float(meta["floor"]), int(meta["num_records"])
+        found._units = Units(float(meta["middle"]), float(meta["unit"]), float(meta["floor"]))
+        found.num_records = int(meta["num_records"])
         found.out_of_fold_quality = dict(meta["out_of_fold_quality"])
         return found
 

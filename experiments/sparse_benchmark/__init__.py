@@ -1,0 +1,1 @@
+"""A benchmark of a sparse space: perplexity from our own supernet, time from our own kernels on this machine."""
