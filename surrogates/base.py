@@ -105,7 +105,8 @@ class Prediction:
         if self.knots_q is not None and self.log_scale_n is not None:
             at_q = (np.arange(len(self.knots_q)) + 0.5) / len(self.knots_q)
             score_np = np.interp(probability_np, at_q, self.knots_q)
-            shaped: FloatArray = mean_n1 * np.exp(score_np * self.log_scale_n[:, None])
+            exponent_np = np.clip(score_np * self.log_scale_n[:, None], -50.0, 50.0)
+            shaped: FloatArray = mean_n1 * np.exp(exponent_np)
             return shaped
         from scipy.special import ndtri
 

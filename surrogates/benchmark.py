@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -134,14 +135,18 @@ class Benchmark:
     def _device(self, device: str | None) -> str | None:
         if device is None:
             return None
-        by_key = {_plain(name): name for name in self.devices}
-        if _plain(device) not in by_key:
+        by_key = {_plain(name): name for name in self.devices} | {n: n for n in self.devices}
+        if device in self.devices:
+            return device
+        if not isinstance(device, str) or _plain(device) not in by_key:
             raise ValueError(
-                f"expected a device in {', '.join(self.devices)}, got {device!r}{near(device, self.devices)}"
+                f"expected a device in {', '.join(self.devices)}, got {device!r}{near(str(device), self.devices)}"
             )
         return by_key[_plain(device)]
 
     def _metric(self, metric: str, device: str | None) -> str:
+        if not isinstance(metric, str):
+            raise ValueError(f"expected the name of a metric, got {metric!r}")
         latency = f"{self.workload.phase}_ms"
         found = latency if metric == "latency" else ALIASES.get(metric, metric)
         known = self.metrics(device)
@@ -214,7 +219,8 @@ class Benchmark:
             architectures: n subnets of the space.
             device: for the metrics that need one.
             metrics: names as asked, which are the keys of the answer. ``latency``, ``energy`` and ``memory`` are understood.
-            noise: None for expected values; a seed for one measurement each, as the device would scatter (never negative).
+            noise: None for expected values; a seed for one measurement each, as the device would scatter (never negative); it depends on
+                the seed, the metric, the device and the position in ``architectures``.
 
         Returns:
             An array of shape (n,) for each metric.
@@ -226,16 +232,19 @@ class Benchmark:
         names = [self._metric(metric, device) for metric in asked]
         encoded = self._inputs.encode(architectures)
         x = self._inputs.describe(encoded)
-        rng = None if noise is None else np.random.default_rng(noise)
+        if noise is not None and (type(noise) is not int or noise < 0):
+            raise ValueError(f"expected noise to be None or a seed of 0 or more, got {noise!r}")
         found: dict[str, FloatArray] = {}
         for metric, name in zip(asked, names, strict=True):
             if name in EXACT:
                 found[metric] = self._exact(name, encoded)
                 continue
             surrogate = self.surrogate(name, device)
-            if rng is None:
+            if noise is None:
                 found[metric] = surrogate.mean_of(x, encoded.width_n)
-            else:
+            else:  # a stream of its own for each column, whatever else is asked
+                column = zlib.crc32("@".join(self._key(name, device)).encode())
+                rng = np.random.default_rng([noise, column])
                 found[metric] = surrogate.predict(encoded).sample(rng)
             beyond_n = surrogate.is_beyond(x, encoded)
             if beyond_n.any():
@@ -254,6 +263,7 @@ class Benchmark:
         Raises:
             ValueError: if a metric or device is unknown, or a metric is not to be minimized.
         """
+        metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
         names = tuple(self._metric(metric, device) for metric in metrics)
         wrong = [name for name in names if name in _MAXIMIZED]
         if wrong or not names or len(set(names)) != len(names):

@@ -66,6 +66,12 @@ def non_dominated_mask(Y_nm: npt.ArrayLike) -> BoolArray:
     # np.unique sorts lexicographically: a point can only be dominated by one before it, so each point that is still alive when its
     # turn comes is on the front, and the loop runs over the front, not over all points.
     unique, inverse = np.unique(points, axis=0, return_inverse=True)
+    if (
+        points.shape[1] == 2
+    ):  # sorted by the first: dominated by any before that is no worse in the second
+        least = np.minimum.accumulate(unique[:, 1])
+        alone: BoolArray = np.concatenate([[True], unique[1:, 1] < least[:-1]])
+        return alone[inverse.reshape(-1)]
     alive = np.arange(len(unique))
     front: list[int] = []
     while len(alive):

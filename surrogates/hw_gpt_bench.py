@@ -50,7 +50,10 @@ def is_hw_gpt_bench(path: str | os.PathLike[str]) -> bool:
     """Whether a file has the layout above; a damaged one does not."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return "arch" in archive.files
+            names = [name for name in archive.files if name != "meta.json"]
+            return "meta.json" not in archive.files and any(
+                name == "arch" or _key(name) is not None for name in names
+            )
     except FileNotFoundError:
         raise
     except (
@@ -86,7 +89,15 @@ def read_hw_gpt_bench(path: str | os.PathLike[str], bad: Bad = "refuse") -> Meas
             f"expected a HW-GPT-Bench file with an array arch in {name}, got {sorted(arrays)}"
         )
     arch = arrays.pop("arch")
-    if arch.ndim != 2 or arch.dtype.kind not in "iu" or arch.shape[1] < 5 or arch.shape[1] % 2 == 0:
+    if arch.dtype.kind == "f" and np.array_equal(arch, np.round(arch)):
+        arch = arch.astype(np.int64)
+    if (
+        arch.ndim != 2
+        or arch.dtype.kind not in "iu"
+        or len(arch) == 0
+        or arch.shape[1] < 5
+        or arch.shape[1] % 2 == 0
+    ):
         raise ValueError(
             f"expected arch of whole numbers with 3 + 2 l columns in {name}, got {arch.dtype} of shape {arch.shape}"
         )
@@ -94,14 +105,15 @@ def read_hw_gpt_bench(path: str | os.PathLike[str], bad: Bad = "refuse") -> Meas
     space = _space_of(arch_nc, name)
     encoded = encode_table(arch_nc, space)
     columns: dict[Key, FloatArray] = {}
+    ignored: list[str] = []
     for array, values in arrays.items():
         key = _key(array)
         if key is None:
             if array not in _IGNORED:
-                raise ValueError(
-                    f"expected columns ppl, acc, lat_DEVICE, en_GPU, encpu_CPU, mem_DEVICE in {name}, got {array!r}"
-                )
+                ignored.append(f"array {array}: no column of this layout, ignored")
             continue
+        if values.dtype.kind not in "fiu":
+            raise ValueError(f"expected numbers in {array} of {name}, got {values.dtype}")
         found = np.asarray(values, dtype=np.float64)
         if array.startswith("encpu_"):
             if found.ndim != 2 or found.shape[1] != 2:
@@ -119,7 +131,8 @@ def read_hw_gpt_bench(path: str | os.PathLike[str], bad: Bad = "refuse") -> Meas
         "source": "HW-GPT-Bench (2405.10299)",
         "model": "perplexity: two-matrix FFN; costs: gated FFN",
     }
-    return MeasurementTable(space, workload, encoded, columns, "float32", source, bad)
+    said = tuple(ignored)
+    return MeasurementTable(space, workload, encoded, columns, "float32", source, bad, said)
 
 
 def _key(array: str) -> Key | None:
@@ -131,7 +144,7 @@ def _key(array: str) -> Key | None:
         ("en_", "energy_j"),
         ("mem_", "peak_memory_bytes"),
     ):
-        if array.startswith(prefix):
+        if array.startswith(prefix) and array != prefix:
             return metric, array.removeprefix(prefix)
     return None
 
@@ -213,6 +226,7 @@ def encode_table(arch_nc: npt.ArrayLike, space: SearchSpace) -> Encoded:
         bias,
         number(heads, encoder.attention_parts),
         number(ratios, encoder.ffn_parts),
+        space.fingerprint,
     )
 
 

@@ -116,6 +116,8 @@ def _generations(problem: Problem, searcher: Any, budget: int) -> FloatArray:
     done = 0
     while done < budget:
         codes = np.asarray(searcher.ask())[: budget - done]
+        if not len(codes):
+            raise ValueError("expected a searcher that asks for one point or more, got none")
         values = problem(codes)
         searcher.tell(codes, values)
         found.append(values)

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search_spaces import Architecture, SearchSpace, Workload
-from surrogates.additive.encoding import ABSENT, Encoded, Encoder, Part
+from surrogates.additive.encoding import ABSENT, ENCODED_ARRAYS, Encoded, Encoder, Part
 from surrogates.base import FloatArray
 from surrogates.measured import typical_values
 from surrogates.storage import read_archive, write_archive
@@ -108,6 +108,19 @@ class MeasurementTable:
                     f"expected {len(self.encoded)} rows in column {name}, one per architecture, got shape {array.shape}"
                 )
             columns[metric, device] = array
+            if (
+                self.bad == "skip"
+            ):  # a bad repeat costs itself, a row without a good one its place in the column
+                with np.errstate(invalid="ignore"):
+                    wild_nr = np.isinf(array) | (array <= 0)
+                no_good_n = np.all(wild_nr | np.isnan(array), axis=1)
+                spoiled_n = np.logical_and(np.any(wild_nr, axis=1), ~no_good_n)
+                if spoiled_n.any():
+                    said.append(
+                        f"column {name}: {int(wild_nr[spoiled_n].sum())} repeats of {int(spoiled_n.sum())} rows "
+                        f"are not above 0 or infinite (the first in row {int(np.flatnonzero(spoiled_n)[0])}): left out"
+                    )
+                    array[wild_nr & spoiled_n[:, None]] = np.nan
             wrong_n, why = _impossible(array)
             if wrong_n.any():
                 rows = np.flatnonzero(wrong_n)
@@ -200,7 +213,7 @@ class MeasurementTable:
             "ffn_parts": [_spelled(part) for part in encoder.ffn_parts],
         }
         arrays: dict[str, npt.NDArray[Any]] = {
-            name: getattr(encoded, name).astype(np.int32) for name in encoded.__dataclass_fields__
+            name: getattr(encoded, name).astype(np.int32) for name in ENCODED_ARRAYS
         }
         arrays |= {
             f"{metric}@{device}": values for (metric, device), values in self.columns.items()
@@ -221,6 +234,10 @@ class MeasurementTable:
         """
         from surrogates.hw_gpt_bench import is_hw_gpt_bench, read_hw_gpt_bench
 
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"expected a table of measurements (.npz, see surrogates/tables.py), got no file {os.fspath(path)}"
+            )
         if is_hw_gpt_bench(path):
             return read_hw_gpt_bench(path, bad or "refuse")
         meta, arrays = read_archive(path, _KIND, _SCHEMA)
@@ -230,9 +247,8 @@ class MeasurementTable:
             for name in ("attention_parts", "ffn_parts"):
                 if meta[name] != [_spelled(part) for part in getattr(encoder, name)]:
                     raise ValueError(f"its {name} are not those of its space in this version")
-            encoded = Encoded(
-                *(arrays.pop(name).astype(np.int64) for name in Encoded.__dataclass_fields__)
-            )
+            own = {name: arrays.pop(name) for name in ENCODED_ARRAYS}
+            encoded = Encoded.from_arrays(own, space.fingerprint)
             _check_numbers(encoder, encoded)
             columns: dict[Key, FloatArray] = {}
             for name, values in arrays.items():
@@ -258,7 +274,7 @@ class MeasurementTable:
 def _check_numbers(encoder: Encoder, encoded: Encoded) -> None:
     """Refuse numbers that are no architecture of the space; the row is named."""
     space, n, num_layers = encoder.space, len(encoded), encoder.space.depths[-1]
-    for name in Encoded.__dataclass_fields__:
+    for name in ENCODED_ARRAYS:
         shape = (n, num_layers) if name.endswith("_nl") else (n,)
         if getattr(encoded, name).shape != shape:
             raise ValueError(

@@ -150,3 +150,11 @@ def test_json_round_trip() -> None:
     for name in ("spread", "slope", "typical", "low", "high", "doubt"):
         assert getattr(back, name) == getattr(scores, name)
     np.testing.assert_allclose(back.knots_q, scores.knots_q, atol=5e-7)
+
+
+def test_the_deviation_is_that_of_a_mixture() -> None:
+    """One error in eight is fifty times the others (another clock): the unit of the scores follows the many, the deviation both."""
+    rng = np.random.default_rng(0)
+    error_n = 0.001 * rng.normal(size=4000) - 0.05 * (rng.random(4000) < 0.125)
+    scores = Scores.fit(np.exp(error_n)[:, None], np.ones(4000), np.zeros(4000), 0.9)
+    assert scores.spread * scores.deviation == pytest.approx(np.sqrt(np.mean(error_n**2)), rel=0.05)

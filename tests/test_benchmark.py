@@ -76,6 +76,32 @@ def test_noise_is_one_measurement_reproducible_and_positive(
     assert np.all((spread > 0.005) & (spread < 0.02))  # the table's noise is one percent
 
 
+def test_noise_of_a_column_does_not_depend_on_what_else_is_asked(
+    bench: Benchmark, architectures: list[Architecture]
+) -> None:
+    alone = bench.query(architectures, "fast", ["energy"], noise=4)["energy"]
+    both = bench.query(architectures, "fast", ["latency", "energy"], noise=4)["energy"]
+    np.testing.assert_array_equal(alone, both)
+
+
+def test_raw_mistakes_are_told_plainly(bench: Benchmark, architectures: list[Architecture]) -> None:
+    with pytest.raises(ValueError, match=r"write \[architecture\]"):
+        bench.query(architectures[0], "fast", ["latency"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="position 0"):
+        bench.query([1, 2], "fast", ["latency"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="device in fast"):
+        bench.query(architectures, 3, ["latency"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="name of a metric"):
+        bench.query(architectures, "fast", [3])  # type: ignore[list-item]
+    for noise in (-1, "x", True):
+        with pytest.raises(ValueError, match="seed of 0 or more"):
+            bench.query(architectures, "fast", ["latency"], noise=noise)  # type: ignore[arg-type]
+    other = Encoder(preset("gpt-s-wide"))
+    foreign = other([other.space.largest])
+    with pytest.raises(ValueError, match="another one"):
+        bench.query(foreign, "fast", ["latency"])
+
+
 def test_encoded_architectures_are_taken_as_they_are(
     bench: Benchmark, architectures: list[Architecture]
 ) -> None:

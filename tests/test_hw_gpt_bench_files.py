@@ -81,11 +81,11 @@ def test_a_row_outside_the_space_is_named(tmp_path: Path, what: str) -> None:
 
 
 CHANGED: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown column": ({"lat": np.ones(N)}, "got 'lat'"),
     "short column": ({"ppl": np.ones(N - 1)}, f"expected {N} rows in column perplexity@"),
     "no columns of l layers": ({"arch": np.ones((N, 8), dtype=int)}, "3 \\+ 2 l columns"),
     "five layers": ({"arch": np.ones((N, 13), dtype=int)}, "12, 24 or 36 layers"),
-    "no whole numbers": ({"arch": np.ones((N, 27))}, "whole numbers"),
+    "no whole numbers": ({"arch": np.full((N, 27), 0.5)}, "whole numbers"),
+    "words": ({"ppl": np.array(["a"] * N)}, "numbers in ppl"),
     "deviation missing": ({"encpu_cpu_amd_7502": np.ones((N, 1))}, "mean and deviation"),
     "negative": ({"mem_a100": np.linspace(-1, 9, N)}, r"peak_memory_bytes@a100.*rows 0, 1"),
     "pickle": ({"ppl": np.array([{}] * N, dtype=object)}, "damaged"),
@@ -99,6 +99,26 @@ def test_impossible_arrays_are_refused(tmp_path: Path, what: str) -> None:
     write(tmp_path / "f.npz", GPT_S, **changed)
     with pytest.raises(ValueError, match=message):
         MeasurementTable.load(tmp_path / "f.npz")
+
+
+def test_arrays_of_no_column_are_left_out_aloud(tmp_path: Path) -> None:
+    write(tmp_path / "f.npz", GPT_S, lat=np.ones(N), names=np.array(["a"] * N))
+    found = MeasurementTable.load(tmp_path / "f.npz")
+    assert [line.split(":")[0] for line in found.skipped] == ["array lat", "array names"]
+
+
+def test_a_bad_repeat_costs_itself_only(tmp_path: Path) -> None:
+    repeats = np.full((N, 5), 8.0)
+    repeats[2, 1], repeats[3, 0], repeats[4] = 0.0, np.inf, -1.0
+    write(tmp_path / "f.npz", GPT_S, lat_a100=repeats)
+    with pytest.raises(ValueError, match="rows 2, 3, 4"):
+        MeasurementTable.load(tmp_path / "f.npz")
+    found = MeasurementTable.load(tmp_path / "f.npz", bad="skip")
+    column = found.repeats("prefill_ms", "a100")
+    assert np.isnan(column[2]).tolist() == [False, True, False, False, False]
+    assert np.isnan(column[3]).tolist() == [True, False, False, False, False]
+    assert 4 not in found.measured_rows("prefill_ms", "a100")
+    assert "2 repeats of 2 rows" in found.skipped[0]
 
 
 def test_bad_rows_can_be_skipped(tmp_path: Path) -> None:
@@ -119,7 +139,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_hw_gpt_bench(path)
     write(path, GPT_S, arch=None)
-    assert not is_hw_gpt_bench(path)
+    assert is_hw_gpt_bench(path)  # one that lacks an array, which is then named
     with pytest.raises(ValueError, match="array arch"):
         read_hw_gpt_bench(path)
     write(path, GPT_S)

@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pytest
 
-from search_spaces import Family, SearchSpace
+from search_spaces import Family, SearchSpace, preset
 from surrogates.additive.choices import ChoiceVectors
 from surrogates.additive.encoding import Encoded, Encoder
 from surrogates.base import FloatArray
@@ -181,3 +181,25 @@ def test_nsga2_keeps_the_best_of_parents_and_children(problem: Problem) -> None:
     kept = {tuple(v) for v in searcher.values.tolist()}
     if len(best) <= 10:
         assert {tuple(v) for v in best.tolist()} <= kept
+
+
+def test_large_problems_are_ready_in_seconds() -> None:
+    """Thousands of points are on the front of a space of 75 choices; what stands for it is bounded, also with three objectives."""
+    choices = ChoiceVectors(Encoder(preset("gpt-l")))
+
+    def three(encoded: Encoded) -> FloatArray:
+        heads = np.where(encoded.attention_nl >= 0, encoded.attention_nl, 0)
+        ratios = np.where(encoded.ffn_nl >= 0, encoded.ffn_nl, 0)
+        weight = np.linspace(1.0, 2.0, heads.shape[1])
+        size = (1 + encoded.width_n) * (heads.sum(axis=1) + ratios.sum(axis=1) + encoded.depth_n)
+        loss = 400.0 - (heads + ratios) @ weight - 40.0 * encoded.width_n
+        return np.column_stack([loss, size, (heads @ weight[::-1]) + encoded.depth_n])
+
+    wide = Problem("l", ("loss", "size", "heads"), choices, three)
+    codes, found = wide.front
+    assert len(found) <= 500
+    assert non_dominated_mask(found).all()
+    np.testing.assert_array_equal(wide(codes), found)
+    assert 0.0 < wide.best_hypervolume < 1.0
+    narrow = Problem("l", ("loss", "size"), choices, lambda encoded: three(encoded)[:, :2])
+    assert 10 < len(narrow.front[0]) <= 2000

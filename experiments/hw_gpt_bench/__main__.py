@@ -21,7 +21,7 @@ from experiments.hw_gpt_bench.plots import (
     plot_searches,
 )
 from experiments.hw_gpt_bench.quality import judge, summary
-from experiments.hw_gpt_bench.searches import correlation, race, race_rows
+from experiments.hw_gpt_bench.searches import correlation, objectives, race, race_rows
 from experiments.hw_gpt_bench.tasks import run_tasks
 from experiments.hw_gpt_bench.transfer import fit_known, leave_one_out
 from experiments.results import ROOT, command_line, digest, result_folder, run, write_result
@@ -67,12 +67,14 @@ def main(recipe: Recipe) -> None:
     threadpool_limits(1, "blas")  # small matrices, beside worker processes
     if recipe.n_train < 20:
         raise ValueError(
-            f"expected n_train of 20 or more (half of it calibrates), got {recipe.n_train}"
+            f"expected n_train of 20 or more (the split-conformal baseline calibrates on half), got {recipe.n_train}"
         )
     out = recipe.out or result_folder("hw_gpt_bench", results=recipe.results)
     out.mkdir(parents=True, exist_ok=True)
     path = recipe.table or find_table()
     values: dict[str, Any] = {}
+    if path is not None and not path.exists():
+        raise ValueError(f"expected a table of measurements (.npz), got no file {path}")
     if path is None:
         say.print(
             f"No table of measurements here: the shipped surrogates ({', '.join(shipped_benchmarks())}) are searched; "
@@ -102,11 +104,11 @@ def main(recipe: Recipe) -> None:
     )
 
 
-def _settings(recipe: Recipe, path: Path) -> str:
+def _settings(recipe: Recipe, path: Path, version: int = 1) -> str:
     return digest(
         {
             "file": sha256_file(path),
-            "version": 1,
+            "version": version,
             "n_train": recipe.n_train,
             "n_test": recipe.n_test,
         }
@@ -138,7 +140,7 @@ def _quality(
                 }
             )
     found = run_tasks(
-        judge, tasks, out / "progress" / "quality.jsonl", _settings(recipe, path), "surrogates"
+        judge, tasks, out / "progress" / "quality.jsonl", _settings(recipe, path, 2), "surrogates"
     )
     metrics: dict[str, dict[str, dict[str, float]]] = {}
     for i, key in enumerate(keys):
@@ -152,9 +154,7 @@ def _quality(
     ]
     write_text_atomic(out / "metrics.csv", _csv(rows))
     plot_quality(metrics, out / "quality.png")
-    shown = Table(
-        "device", "metric", "tau", "MAPE", "OLS", "full fit tau", "coverage", "width", "split"
-    )
+    shown = Table("device", "metric", "tau", "MAPE", "OLS", "full", "cov.", "width", "split")
     for row in rows:
         shown.add_row(
             str(row["device"]),
@@ -245,10 +245,14 @@ def _transfer(
 
 
 def _searches(recipe: Recipe, bench: Benchmark, out: Path, say: Console) -> list[dict[str, Any]]:
-    """Baselines on perplexity and latency of the first device, and the correlation of everything."""
-    device = bench.devices[0]
+    """Baselines on two metrics of the first device, and the correlation of everything."""
+    asked = objectives(bench)
+    if asked is None:
+        say.print("No device with a latency or an energy: nothing to search.", markup=False)
+        return []
+    device, metrics = asked
     begin = time.perf_counter()
-    simulations = race(bench, device, recipe.budget, recipe.seeds)
+    simulations = race(bench, device, metrics, recipe.budget, recipe.seeds)
     rows = race_rows(simulations, device)
     say.print(
         f"{len(simulations)} baselines, {recipe.seeds} seeds, {recipe.budget} evaluations: {time.perf_counter() - begin:.1f} s",

@@ -87,7 +87,8 @@ def plot_searches(simulations: list[Simulation], title: str, path: Path) -> None
     best = simulations[0].problem.front[1]
     right.plot(best[:, 1], best[:, 0], color="black", linewidth=1, label="best known")
     left.set(xscale="log", xlabel="evaluations", ylabel="hypervolume / best known", title=title)
-    right.set(xlabel="latency, ms", ylabel="perplexity", title="attained by 25, 50, 75 % of runs")
+    quality, cost = simulations[0].problem.metrics
+    right.set(xlabel=cost, ylabel=quality, title="attained by 25, 50, 75 % of runs")
     left.legend()
     right.legend()
     _save(figure, path)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from surrogates.additive.choices import ChoiceVectors
+from surrogates.additive.encoding import Encoder
 from surrogates.base import FloatArray
 from surrogates.benchmark import Benchmark
 from surrogates.calibration import kendall_tau
@@ -15,9 +17,21 @@ SAMPLERS = ("random", "local-search", "regularized-evolution", "nsga2")
 CHECKPOINTS = (25, 50, 100, 200, 500, 1000, 2000)
 
 
-def race(bench: Benchmark, device: str, budget: int, seeds: int) -> list[Simulation]:
-    """Every baseline on perplexity and latency of a device."""
-    return [bench.simulate(name, budget, range(seeds), device) for name in SAMPLERS]
+def objectives(bench: Benchmark) -> tuple[str, tuple[str, str]] | None:
+    """First device and two metrics of it to search: perplexity (or parameters) and latency (or energy); None without a device."""
+    for device in bench.devices:
+        known = bench.metrics(device)
+        cost = next((m for m in (f"{bench.workload.phase}_ms", "energy_j") if m in known), None)
+        if cost is not None:
+            return device, ("perplexity" if "perplexity" in known else "params", cost)
+    return None
+
+
+def race(
+    bench: Benchmark, device: str, metrics: tuple[str, str], budget: int, seeds: int
+) -> list[Simulation]:
+    """Every baseline on two metrics of a device."""
+    return [bench.simulate(name, budget, range(seeds), device, metrics) for name in SAMPLERS]
 
 
 def race_rows(simulations: list[Simulation], device: str) -> list[dict[str, Any]]:
@@ -42,18 +56,12 @@ def race_rows(simulations: list[Simulation], device: str) -> list[dict[str, Any]
 
 def correlation(bench: Benchmark, num: int = 1000) -> tuple[list[str], FloatArray]:
     """Kendall tau between all metrics on all devices over random architectures (expected values), names and matrix."""
-    rng = np.random.default_rng(0)
-    encoded = bench.problem(bench.devices[0]).choices.decode(
-        bench.problem(bench.devices[0]).choices.sample(num, rng)
-    )
+    choices = ChoiceVectors(Encoder(bench.space))
+    encoded = choices.decode(choices.sample(num, np.random.default_rng(0)))
+    asked: list[tuple[str, str | None]] = [("params", None)]
+    asked += [(metric, device or None) for metric, device in bench.keys]
     names, columns = [], []
-    for metric, device in [("perplexity", None), ("params", None)] + [
-        (metric, device)
-        for metric in ("latency", "energy")
-        for device in bench.devices
-        if (metric if metric != "latency" else f"{bench.workload.phase}_ms", device) in bench.keys
-        or (metric == "energy" and ("energy_j", device) in bench.keys)
-    ]:
+    for metric, device in sorted(asked, key=lambda key: (key[1] is not None, key[0], key[1] or "")):
         names.append(metric if device is None else f"{metric} {device}")
         columns.append(bench.query(encoded, device, [metric])[metric])
     size = len(names)

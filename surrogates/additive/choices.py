@@ -107,7 +107,7 @@ class ChoiceVectors:
                 for slot in slots
             )
             found.append(np.where(present_nl, table[index], ABSENT))
-        return Encoded(column("embed_dim"), depth_n, bias_n, found[0], found[1])
+        return Encoded(column("embed_dim"), depth_n, bias_n, found[0], found[1], space.fingerprint)
 
     def encode(self, encoded: Encoded) -> IntArray:
         """Inverse of :meth:`decode`; inactive choices hold their first value."""

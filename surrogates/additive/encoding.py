@@ -20,6 +20,7 @@ from search_spaces import Architecture, LayerConfig, SearchSpace, Sparsity
 
 IntArray = npt.NDArray[np.int64]
 ABSENT = -1  # beyond the depth
+ENCODED_ARRAYS = ("width_n", "depth_n", "bias_n", "attention_nl", "ffn_nl")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Encoded:
         bias_n: 1 with biases, 0 without.
         attention_nl: which attention part each layer has, ``ABSENT`` beyond the depth.
         ffn_nl: which FFN part each layer has, ``ABSENT`` beyond the depth.
+        space: fingerprint of the space; empty where it is not known.
     """
 
     width_n: IntArray
@@ -72,6 +74,7 @@ class Encoded:
     bias_n: IntArray
     attention_nl: IntArray
     ffn_nl: IntArray
+    space: str = ""
 
     def __len__(self) -> int:
         return len(self.width_n)
@@ -84,16 +87,20 @@ class Encoded:
             self.bias_n[rows],
             self.attention_nl[rows],
             self.ffn_nl[rows],
+            self.space,
         )
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.int16]]:
         """As arrays of an archive."""
-        return {name: getattr(self, name).astype(np.int16) for name in self.__dataclass_fields__}
+        return {name: getattr(self, name).astype(np.int16) for name in ENCODED_ARRAYS}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """Inverse of :meth:`to_arrays`."""
-        return cls(*(arrays[name].astype(np.int64) for name in cls.__dataclass_fields__))
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], space: str = "") -> Self:
+        """Inverse of :meth:`to_arrays`, for the space of a fingerprint."""
+        width_n, depth_n, bias_n, attention_nl, ffn_nl = (
+            arrays[name].astype(np.int64) for name in ENCODED_ARRAYS
+        )
+        return cls(width_n, depth_n, bias_n, attention_nl, ffn_nl, space)
 
     def keys(self) -> IntArray:
         """One number per architecture; equal ones are the same network, shape (n,)."""
@@ -156,6 +163,10 @@ class Encoder:
         """
         space = self.space
         widths = {value: i for i, value in enumerate(space.embed_dims)}
+        if isinstance(architectures, Architecture) or not isinstance(architectures, Sequence):
+            raise ValueError(
+                f"expected a list of architectures, got {type(architectures).__name__}; write [architecture] for one"
+            )
         n, num_layers = len(architectures), space.depths[-1]
         attention_nl = np.full((n, num_layers), ABSENT, dtype=np.int64)
         ffn_nl = np.full((n, num_layers), ABSENT, dtype=np.int64)
@@ -170,7 +181,7 @@ class Encoder:
                 cells += [find(layer) for layer in layers]
                 if depth[i] not in space.depths or architecture.bias not in space.biases:
                     raise KeyError
-            except KeyError:
+            except (KeyError, AttributeError):
                 raise ValueError(
                     f"expected architectures of space {space.name!r}, got {architecture} at position {i}"
                 ) from None
@@ -185,7 +196,32 @@ class Encoder:
             np.array(bias, dtype=np.int64),
             attention_nl,
             ffn_nl,
+            space.fingerprint,
         )
+
+    def check(self, encoded: Encoded) -> Encoded:
+        """The same architectures, if their numbers mean architectures of this space.
+
+        Raises:
+            ValueError: if they were encoded for a space of other choices.
+        """
+        space = self.space
+        depth_n, present_nl = encoded.depth_n, encoded.attention_nl != ABSENT
+        sizes = (len(self.attention_parts), len(self.ffn_parts))
+        ok = encoded.attention_nl.shape[1:] == encoded.ffn_nl.shape[1:] == (space.depths[-1],)
+        ok = ok and bool(
+            np.all((encoded.width_n >= 0) & (encoded.width_n < len(space.embed_dims)))
+            and np.isin(depth_n, space.depths).all()
+            and np.isin(encoded.bias_n, [int(bias) for bias in space.biases]).all()
+            and np.array_equal(present_nl.sum(axis=1), depth_n)
+            and np.all(encoded.attention_nl < sizes[0])
+            and np.all(encoded.ffn_nl < sizes[1])
+        )
+        if not ok or (encoded.space and encoded.space != space.fingerprint):
+            raise ValueError(
+                f"expected architectures encoded for space {space.name!r}, got those of another one; encode them again"
+            )
+        return encoded
 
     def _finder(self) -> Callable[[LayerConfig], tuple[int, int]]:
         """Layer to its two parts' numbers. A layer's own hash costs more than all the rest, so identities and fields are looked up."""

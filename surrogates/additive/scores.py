@@ -23,7 +23,7 @@ from surrogates.calibration import min_scores
 # a half is taken where it makes the interval clearly narrower; choosing the narrowest always would cost half a percent of coverage.
 _LOWER_SHARES = (0.5, 0.1, 0.9)
 _CLEARLY = 0.9
-_MAX_KNOTS = 201
+_MAX_KNOTS, _DIGITS = 201, 9
 _STEEPEST = 1.0  # a steeper slope would throw the scores of quiet sizes onto noisy ones
 _DOUBT = (
     4.0  # a slope of the noise in the size is kept by t^2 / (t^2 + this), t being its t-statistic
@@ -35,7 +35,7 @@ class Scores:
     """The distribution of ``log(measured / predicted)``.
 
     Args:
-        spread: root mean square of the error at an architecture of typical size, what the model does not know included.
+        spread: unit of the scores at an architecture of typical size: about the root mean square of the error.
         slope: how the logarithm of the spread changes with the logarithm of the prediction.
         typical: logarithm of the prediction of typical size.
         low: score of the interval's lower end.
@@ -63,6 +63,12 @@ class Scores:
         extra_n = np.maximum(own_std_n**2 - self.doubt**2, 0.0)
         scale_n: FloatArray = np.sqrt(noise_n**2 + extra_n)
         return scale_n
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the scores, the wildest percent left out; 1 where ``spread`` tells it, more with heavy tails."""
+        cut = max(len(self.knots_q) // 200, 1)
+        return float(np.sqrt(np.mean(self.knots_q[cut:-cut] ** 2)))
 
     @classmethod
     def fit(
@@ -100,13 +106,14 @@ class Scores:
         scores = flat_error / blank.scale(predicted_n, own_std_n)[rows]
         low, high = _ends(scores, weights, len(predicted_n), level)
         probabilities = (np.arange(_MAX_KNOTS) + 0.5) / _MAX_KNOTS
-        knots_q = weighted_quantile(scores, weights, probabilities)
+        # rounded as they are stored, so that a loaded surrogate says the same
+        knots_q = np.round(weighted_quantile(scores, weights, probabilities), _DIGITS)
         return cls(spread, slope, typical, low, high, knots_q, doubt)
 
     def to_json(self) -> dict[str, Any]:
         """Fields as JSON values."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return values | {"knots_q": [round(float(v), 6) for v in self.knots_q]}
+        return values | {"knots_q": [round(float(v), _DIGITS) for v in self.knots_q]}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:

@@ -1,4 +1,4 @@
-"""AdditiveSurrogate: any metric of a search space from a few hundred measurements, in half a second, with intervals that cover.
+"""AdditiveSurrogate: any metric of a search space from a few hundred measurements, in less than a second, with intervals that cover.
 
     value(x) = sum of effects of parts, layer by layer + interactions + a combination of analytic counts;   log(measured / value) ~ scores
 
@@ -32,11 +32,13 @@ from surrogates.additive.scores import Scores
 from surrogates.additive.transfer import Others, choose
 from surrogates.base import BoolArray, FloatArray, Prediction
 from surrogates.calibration import kendall_tau, mape
+from surrogates.device_spec import value_bytes
 from surrogates.measured import check_values
 from surrogates.storage import read_archive, write_archive
 
 _SCHEMA = 1
 _FOLDS = 10
+_WIDEST = 50.0  # logarithm of an interval's end over the mean: beyond, nothing was learned
 _POINTS, _LOSS = (
     1000,
     0.01,
@@ -74,8 +76,13 @@ class AdditiveSurrogate:
         seed: int = 0,
         others: Others | None = None,
     ) -> None:
-        if not 0.0 < level < 1.0:
+        if not isinstance(space, SearchSpace):
+            raise ValueError(
+                f"expected a SearchSpace such as search_spaces.preset(...), got {space!r}"
+            )
+        if not isinstance(level, float) or not 0.0 < level < 1.0:
             raise ValueError(f"expected a level in (0, 1), got {level!r}")
+        value_bytes(dtype)
         self.space = space
         self.workload = workload or Workload("prefill", 1, space.family.context_length)
         self.dtype, self.level, self.seed = dtype, level, seed
@@ -101,7 +108,9 @@ class AdditiveSurrogate:
         Raises:
             ValueError: if one is not in the space.
         """
-        return architectures if isinstance(architectures, Encoded) else self.encoder(architectures)
+        if isinstance(architectures, Encoded):
+            return self.encoder.check(architectures)
+        return self.encoder(architectures)
 
     def describe(self, encoded: Encoded) -> Described:
         """Inputs of the kernel."""
@@ -191,7 +200,8 @@ class AdditiveSurrogate:
         """Which candidates to measure before a fit, by what the prior says (that of other devices, where there are some).
 
         Args:
-            candidates: n subnets that could be measured; of more than 1000, that many are drawn.
+            candidates: n different subnets that could be measured; of more than 1000, that many are drawn. One that is listed twice may be
+                chosen twice.
             num: how many to choose.
             seed: of that draw.
 
@@ -244,11 +254,11 @@ class AdditiveSurrogate:
         mean_s = self._units.positive(mean_s)
         scores = self._scores[of]
         scale_s = scores.scale(mean_s, self._units.unit * np.sqrt(variance_s) / mean_s)
-        low_s = mean_s * np.exp(np.minimum(scores.low, 0.0) * scale_s)
-        high_s = mean_s * np.exp(np.maximum(scores.high, 0.0) * scale_s)
+        low_s = mean_s * np.exp(np.clip(scores.low * scale_s, -_WIDEST, 0.0))
+        high_s = mean_s * np.exp(np.clip(scores.high * scale_s, 0.0, _WIDEST))
         return Prediction(
             mean_s,
-            mean_s * scale_s,
+            mean_s * scale_s * scores.deviation,
             low_s,
             high_s,
             self.level,
@@ -258,7 +268,7 @@ class AdditiveSurrogate:
         )
 
     def mean(self, architectures: Sequence[Architecture] | Encoded) -> FloatArray:
-        """Predicted values alone, shape (s,): a tenth of the cost of :meth:`predict`."""
+        """Predicted values alone, shape (s,): a fraction of the cost of :meth:`predict`."""
         encoded = self.encode(architectures)
         return self.mean_of(self.describe(encoded), encoded.width_n)
 
@@ -379,7 +389,7 @@ class AdditiveSurrogate:
         prefix = "records_"
         own = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
         z_n, noise_n = own.pop("z_n"), own.pop("noise_n")
-        encoded = Encoded.from_arrays(own)
+        encoded = Encoded.from_arrays(own, self.space.fingerprint)
         self._records = encoded, z_n, noise_n
         psi_np = self._whitening(theta)(self.describe(encoded), encoded.width_n)
         with threadpool_limits(1, "blas"):

@@ -91,7 +91,7 @@ def choose(
         noise: variance of a measurement of a candidate of weight 1.
 
     Returns:
-        Rows of the candidates, in the order chosen, each once.
+        Rows of the candidates, in the order chosen, each row once.
     """
     covariance_nn = psi_np @ psi_np.T
     chosen: list[int] = []
