@@ -35,7 +35,7 @@ bench: $(READY)  ## check, then time, the sparse kernels against the dense ones
 	$(PYTHON) -m experiments.kernels --device $(DEVICE) $(ARGS)
 
 test: $(READY)  ## run the tests, one thread in each of two processes
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY)  ## ruff (rules, format) and mypy (strict)
 	$(PYTHON) -m ruff check .

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import re
 import shlex
@@ -17,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from nas.deploy.runtime import Runtime, available_threads, device_name, provenance
-from nas.files import write_json_atomic
+from nas.files import write_json_atomic, write_text_atomic
 
 ROOT = Path(__file__).parent / "results"
 
@@ -102,3 +104,25 @@ def write_result(
         {"command": command, "seeds": list(seeds), **provenance(runtime), "values": dict(values)},
     )
     return path
+
+
+def write_csv(
+    path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None
+) -> None:
+    """Write rows under their columns.
+
+    Args:
+        path: of the file.
+        rows: values by column; a cell that a row does not have stays empty.
+        columns: their order; by default that in which the rows name them.
+
+    Raises:
+        ValueError: if a row has a value of a column that is not listed.
+    """
+    if columns is None:
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text_atomic(path, text.getvalue())

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nas.objectives import Objective as Objective
     from nas.pareto import ParetoFront as ParetoFront
     from nas.pareto import hypervolume as hypervolume
+    from nas.run_front import front as front
     from nas.search_study import search as search
     from nas.study import StudyResult as StudyResult
     from nas.training import TrainedSupernet as TrainedSupernet
@@ -48,6 +49,7 @@ _HOMES = {
     "nas.model": ("GPT", "Supernet", "extract", "load_gpt", "save_gpt"),
     "nas.objectives": ("Evaluation", "Objective"),
     "nas.pareto": ("ParetoFront", "hypervolume"),
+    "nas.run_front": ("front",),
     "nas.search_study": ("search",),
     "nas.study": ("StudyResult",),
     "nas.training": ("TrainedSupernet", "TrainingRecipe", "load_trained", "train_supernet"),

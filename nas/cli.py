@@ -102,6 +102,27 @@ class Tune:
 
 
 @dataclass(frozen=True)
+class Front:
+    """Show the front of a finished run, narrow it by bounds, and pick the few to build.
+
+    Args:
+        run: folder of ``nas search``.
+        max: largest accepted values, such as ``"decode_ms=3"`` or ``"decode_ms[batch=1,context=128]=3"``.
+        pick: how many to choose: those that together dominate the most (hypervolume).
+        knee: pick the knee too: where giving up a little of one objective stops gaining much of the others.
+        searched: all architectures that the search saw, with its predictions, not the winners as measured.
+        json: file to write the front and the choice to.
+    """
+
+    run: tyro.conf.Positional[Path] = Path("runs/default")
+    max: tuple[str, ...] = ()
+    pick: int | None = None
+    knee: bool = False
+    searched: bool = False
+    json: Path | None = None
+
+
+@dataclass(frozen=True)
 class Materialize:
     """Build models out of a finished run: all its winners, or one.
 
@@ -143,6 +164,38 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Join:
+    """Work from this machine on the search of a run that another machine has started.
+
+    Args:
+        run: folder of ``nas search``, on a disk that the machines share, or a copy made when its profile was done.
+        storage: of its study, as seen from here; by default what the run was started with, or its journal.
+        workers: processes of this machine.
+        out: folder of this machine, for the tokens of the text.
+    """
+
+    run: Path = Path("runs/default")
+    storage: str | None = None
+    workers: int = 1
+    out: Path = Path("runs/joined")
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve the storage of studies to other machines: ``nas search --storage grpc://host:port``.
+
+    Args:
+        storage: a database URL, or a journal file.
+        host: name or address to listen on; whoever can reach it can read and write the studies.
+        port: to listen on.
+    """
+
+    storage: str
+    host: str = "localhost"
+    port: int = 13000
+
+
+@dataclass(frozen=True)
 class Spaces:
     """List the preset search spaces."""
 
@@ -177,9 +230,12 @@ def parse(arguments: Sequence[str]) -> Any:
         | Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Profile, tyro.conf.subcommand("profile")]
         | Annotated[Tune, tyro.conf.subcommand("tune")]
+        | Annotated[Front, tyro.conf.subcommand("front")]
         | Annotated[Materialize, tyro.conf.subcommand("materialize")]
         | Annotated[Verify, tyro.conf.subcommand("verify")]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Join, tyro.conf.subcommand("join")]
+        | Annotated[Serve, tyro.conf.subcommand("serve")]
         | Annotated[Spaces, tyro.conf.subcommand("spaces")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
@@ -223,15 +279,21 @@ def _run(arguments: Sequence[str]) -> None:
     command = parse(arguments)
     from nas import commands
     from nas.run_settings import SearchRun
+    from nas.storage_url import hide_passwords
 
     actions: dict[type, Callable[[Any], None]] = {
-        SearchRun: lambda c: commands.search_run(c, shlex.join(["nas", *arguments])),
+        SearchRun: lambda c: commands.search_run(
+            c, shlex.join(["nas", *map(hide_passwords, arguments)])
+        ),
         Train: commands.train,
         Profile: commands.profile_device,
         Tune: lambda c: commands.tune_device(c, shlex.join(["nas", *arguments])),
+        Front: commands.front_run,
         Materialize: commands.materialize_run,
         Verify: commands.verify_run,
         Report: commands.report_run,
+        Join: commands.join_search,
+        Serve: commands.serve_storage,
         Spaces: lambda _: commands.spaces(),
         Doctor: lambda _: commands.doctor(),
     }

@@ -1,4 +1,4 @@
-"""Where studies are kept: an Optuna journal file that survives kill -9, or any Optuna storage URL."""
+"""An Optuna journal file that survives kill -9."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from nas.files import PathLike, write_error
+from nas.files import write_error
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -20,7 +20,7 @@ _CREATE_STUDY = 0
 
 
 class StudyStorageError(ValueError):
-    """A study's storage is damaged or belongs to something else."""
+    """A study's storage cannot be reached, is damaged, or belongs to something else."""
 
 
 class _KernelLock:
@@ -77,32 +77,26 @@ def _journal_file(path: Path) -> Any:
     return JournalFile(str(path), lock_obj=lock)  # type: ignore[arg-type]
 
 
-def open_storage(storage: PathLike | None) -> BaseStorage | None:
-    """A storage for ``optuna.create_study``.
-
-    Args:
-        storage: path of a journal file, an Optuna storage URL (``sqlite:///...``), or None for memory.
+def open_journal(path: Path) -> BaseStorage:
+    """The storage of a journal file, mended if a writer was killed; made with its folder where there is none.
 
     Raises:
-        StudyStorageError: if the journal is damaged in its middle, or a URL cannot be opened.
+        StudyStorageError: if the journal is damaged in its middle, or it cannot be read and written.
     """
-    if storage is None:
-        return None
-    from optuna.storages import JournalStorage, get_storage
+    from optuna.storages import JournalStorage
 
-    if "://" in str(storage):
-        try:
-            return get_storage(str(storage))
-        except Exception as error:
-            raise StudyStorageError(
-                f"expected an Optuna storage URL that can be opened, got {storage!r}: {error}; "
-                "sqlite:///study.db needs nothing, postgresql:// the extra postgres"
-            ) from error
-    path = Path(storage)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        repair_journal(path)
-    return JournalStorage(_journal_file(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            repair_journal(path)
+        with path.open("ab"):  # now, and not after the first evaluation
+            pass
+        return JournalStorage(_journal_file(path))
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        raise StudyStorageError(
+            f"expected a journal that can be read, written and locked at {path}, got: {error}; "
+            "use a folder that this user may write, or another storage"
+        ) from error
 
 
 def repair_journal(path: Path) -> int:

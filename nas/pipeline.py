@@ -81,6 +81,11 @@ def _compute(config: SearchRun, supernet: TrainedSupernet, stages: _Stages) -> d
     study = stages(
         "search", lambda: _search(config, supernet, device, config.sampler, config.seed, "search")
     )
+    if study.full_fidelity is not None:
+        stages.console.print(
+            f"Perplexities read {sum(study.tokens):,} tokens, {sum(study.tokens) / study.tokens_all_full:.0%} of those that full "
+            f"evaluations of the {len({e.architecture for e in study.evaluations})} architectures would have."
+        )
     if not study.num_feasible:
         stages.console.print(
             f"None of {len(study.evaluations)} architectures keeps to {', '.join(config.constraints)}: the winners are the best "
@@ -154,6 +159,7 @@ def _search(
         sampler=sampler,
         seed=seed,
         num_tokens=config.perplexity_tokens,
+        fidelity=config.fidelity if is_main else "full",
         storage=(config.storage if is_main else None) or config.out / f"{name}.journal",
         workers=config.workers if is_main else 1,
         name=name,

@@ -69,14 +69,27 @@ def run_results(
         },
         "hypervolume": study.hypervolume_trace[-1],
         "hypervolume_trace": study.hypervolume_trace,
-        "trials": [
-            {"number": i, "architecture": e.architecture.to_json(), "values": dict(e.values)}
-            for i, e in enumerate(study.evaluations)
-        ],
+        "trials": _trials(study),
     }
+    if study.full_fidelity is not None:
+        results["tokens"] = {"paid": sum(study.tokens), "all_full": study.tokens_all_full}
     if randoms:
         results["random_search"] = _random_results(randoms)
     return results
+
+
+def _trials(study: StudyResult) -> list[dict[str, Any]]:
+    """Architecture and values of every trial; where fidelity grew its tokens too, and predicted full perplexities of those on few."""
+    rows = []
+    for i, evaluation in enumerate(study.evaluations):
+        values = dict(evaluation.values)
+        row = {"number": i, "architecture": evaluation.architecture.to_json(), "values": values}
+        if study.full_fidelity is not None:
+            row["fidelity"] = evaluation.fidelity
+            if evaluation.fidelity != study.full_fidelity:
+                values["perplexity"] = evaluation.provenance["claims"]["perplexity"]["mean"]
+        rows.append(row)
+    return rows
 
 
 def _metric(workload: Workload) -> str:

@@ -16,14 +16,17 @@ from nas.deploy.workloads import check_objective
 from nas.files import write_json_atomic
 from nas.model.storage import supernet_info
 from nas.objectives import Objective
-from nas.search_study import DEFAULT_OBJECTIVES, DEFAULT_SAMPLER
+from nas.search_study import DEFAULT_OBJECTIVES, DEFAULT_SAMPLER, parse_fidelity
 from nas.searchers import samplers
+from nas.storage import open_storage
+from nas.storage_url import shown
 from nas.training import check_options
 from search_spaces import preset
 
 # A finished folder may go on with more trials, winners or workers; everything else decides what its numbers mean.
 _MAY_CHANGE = ("out", "trials", "workers", "max_winners", "compile", "random_seeds")
 
+_GROWN = "fidelity"  # absent from the settings where it is full, as in the folders of runs from before there was a choice
 _GIVEN = ("supernet", "kernels")  # files; absent from the settings where none was given
 
 
@@ -36,13 +39,14 @@ class SearchRun:
         corpus: ``stdlib``, a file, a folder, a parquet file, or ``hf:<dataset>[:config]``.
         device: ``cpu`` or ``cuda``.
         trials: architectures the search evaluates.
-        sampler: random, nsga2, nsga3, tpe, gp, qlognehvi or qlognparego.
+        sampler: auto, random, nsga2, nsga3, tpe, gp, qlognehvi or qlognparego.
         seed: of profile, search and random search.
         objectives: two to four; latency names its workload: ``decode_ms[batch=1,context=128]``.
         constraints: largest allowed values of objectives, each like ``"weight_bytes<=4e6"``.
         out: folder of the run; the same command goes on where it stopped.
-        workers: processes on the study.
-        storage: Optuna storage URL; by default a journal file in ``out``.
+        workers: processes of this machine on the study.
+        storage: of the study: ``postgresql://user@host/database``, ``grpc://host:port`` of ``nas serve``, another Optuna
+            storage URL, or a journal file; by default a journal file in ``out``.
         threads: of one operator on the CPU; by default whichever of one and all cores is faster.
         supernet: JSON of a supernet of this space and text, trained before (``nas train``); by default the
             embedded one, or one that is trained in ``out``.
@@ -52,6 +56,8 @@ class SearchRun:
         kernels: table of ``nas tune`` that sparse products and the latency surrogate go by; by default the
             one that ships for this processor, if any.
         perplexity_tokens: held-out tokens a perplexity is measured on.
+        fidelity: full: every trial measures on all of them. growing: most trials measure a new architecture on a sixteenth, the others
+            a promising one on the rest; several times the trials then cost the same tokens.
         random_seeds: random searches at the same budget, for comparison.
         max_winners: most models to build and verify.
         compile: whether the dense baseline may use ``torch.compile``.
@@ -75,6 +81,7 @@ class SearchRun:
     profile_architectures: int = 64
     kernels: Path | None = None
     perplexity_tokens: int = 8192
+    fidelity: str = "full"
     random_seeds: int = 5
     max_winners: int = 16
     compile: bool = True
@@ -103,10 +110,17 @@ class SearchRun:
                 f"expected constraints on the objectives {[str(o) for o in goals]}, got {foreign}; "
                 "add them to --objectives"
             )
+        if parse_fidelity(self.fidelity) and Objective("perplexity") not in goals:
+            raise ValueError(
+                f"expected perplexity among the objectives of a search with growing fidelity, got {list(self.objectives)}; "
+                "add it, or leave out --fidelity"
+            )
         if self.sampler not in samplers():
             from nas.searchers import make_sampler
 
             make_sampler(self.sampler, seed=0)  # refuses and proposes near names
+        if self.storage is not None:  # now, and not after the profile
+            open_storage(self.storage)
         least = {"trials": 1, "workers": 1, "train_steps": 1, "threads": 1}
         least["profile_architectures"] = MIN_ARCHITECTURES
         least |= {"perplexity_tokens": 1, "random_seeds": 0, "max_winners": 1, "seed": 0}
@@ -122,12 +136,16 @@ class SearchRun:
         """
         values = asdict(self)
         values.pop("out")
+        if self.storage is not None:
+            values["storage"] = shown(self.storage)
         if self.supernet is None:
             values.pop(
                 "supernet"
             )  # absent as in the folders of runs from before there was a choice
         else:
             values["supernet"] = supernet_info(self.supernet)["sha256"]
+        if self.fidelity == "full":
+            values.pop(_GROWN)
         values.pop("kernels")
         if self.kernels is not None:
             values["kernels"] = read_kernels(self.kernels, self.device).fingerprint
@@ -153,7 +171,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         ValueError: if there is none, or it is damaged.
     """
     path = folder / "run.json"
-    expected = {field.name for field in fields(SearchRun)} - {"out", *_GIVEN}
+    expected = {field.name for field in fields(SearchRun)} - {"out", _GROWN, *_GIVEN}
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -167,6 +185,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     is_run = isinstance(stored, dict)
     for name in _GIVEN if is_run else ():
         expected |= {name, f"{name}_path"} if name in stored else set()
+    expected |= {_GROWN} & set(stored) if is_run else set()
     is_run = is_run and set(stored) == expected
     if not is_run or not _is_count(stored["trials"]):
         raise ValueError(
@@ -189,7 +208,8 @@ def check_same_run(config: SearchRun) -> None:
     mine = config.to_json()
     if (config.out / "run.json").exists():
         stored = read_run(config.out)
-        names = [*mine, *(name for name in _GIVEN if name in stored and name not in mine)]
+        absent = (_GROWN, *_GIVEN)
+        names = [*mine, *(name for name in absent if name in stored and name not in mine)]
         changed = [k for k in names if k not in _MAY_CHANGE and stored.get(k) != mine.get(k)]
         if changed:
             old = {k: stored.get(k) for k in changed}

@@ -9,16 +9,20 @@ from dataclasses import fields
 from nas.constraints import check_constraints
 from nas.deploy.device_profile import DeviceProfile
 from nas.evaluation import Evaluator, differences, reference_point
+from nas.fidelity import Growing, GrowingSearch
 from nas.files import PathLike
 from nas.initial_design import initial_design
+from nas.nested_evaluation import NestedEvaluator
 from nas.objectives import Objective
+from nas.searchers import DEFAULT, model_samplers
 from nas.study import StudyResult, run_study
 from nas.training import TrainedSupernet
 from search_spaces import SearchSpace
 
 DEFAULT_OBJECTIVES = ("perplexity", "decode_ms[batch=1,context=128]", "weight_bytes")
-DEFAULT_SAMPLER = "qlognehvi"
-_MODEL_BASED = ("gp", "qlognehvi", "qlognparego")
+DEFAULT_SAMPLER = DEFAULT
+FIDELITIES = ("full", "growing")
+_MODEL_BASED = ("gp", *model_samplers())
 _CHOICES = tuple(f.name for f in fields(SearchSpace) if f.init and f.name not in ("name", "family"))
 
 
@@ -32,6 +36,7 @@ def search(
     sampler: str = DEFAULT_SAMPLER,
     seed: int = 0,
     num_tokens: int = 8192,
+    fidelity: str | Growing = "full",
     storage: PathLike | None = None,
     workers: int = 1,
     name: str = "search",
@@ -49,6 +54,9 @@ def search(
         sampler: one of ``nas.searchers.samplers()``.
         seed: of the sampler; the same seed and records give the same study.
         num_tokens: held-out tokens a perplexity is measured on.
+        fidelity: ``full``: every trial measures on all tokens. ``growing`` (or a :class:`nas.fidelity.Growing`): a trial measures a new
+            architecture on a sixteenth of them, or one that is promising on the rest; the front holds full evaluations alone. Several
+            times the trials then cost the same tokens.
         storage: journal file or Optuna storage URL of a study that can be resumed; None keeps it in
             memory.
         workers: processes on the same study; needs a storage.
@@ -78,6 +86,12 @@ def search(
         )
     if n_trials < 1:
         raise ValueError(f"expected n_trials of 1 or more, got {n_trials}")
+    growing = parse_fidelity(fidelity)
+    if growing is not None and Objective("perplexity") not in goals:
+        raise ValueError(
+            f"expected perplexity among the objectives of a search with growing fidelity, got {[str(o) for o in goals]}; "
+            "no other depends on tokens: leave fidelity at 'full'"
+        )
     evaluator = Evaluator(supernet, device, goals, num_tokens)
     context = space.family.context_length
     if evaluator.fidelity < num_tokens // context * context:
@@ -95,11 +109,16 @@ def search(
         "num_tokens": evaluator.fidelity,
         "profile": device.fingerprint,  # not ref_point: its last digits depend on the number of threads
     }
+    judge: Evaluator | GrowingSearch = evaluator
+    if growing is not None:
+        fingerprint["fidelity"] = growing.to_json()
+        nested = NestedEvaluator(evaluator)
+        judge = GrowingSearch(nested, goals, ref_point, bounds, growing)
     warm_start = [space.to_params(a) for a in initial_design(space)]
     return run_study(
         name,
         space,
-        evaluator,
+        judge,
         goals,
         sampler=sampler,
         n_trials=n_trials,
@@ -114,6 +133,19 @@ def search(
         fingerprint=fingerprint,
         progress=progress,
     )
+
+
+def parse_fidelity(fidelity: str | Growing) -> Growing | None:
+    """How fidelity grows; None where it does not.
+
+    Raises:
+        ValueError: if it is neither ``full``, ``growing`` nor a :class:`nas.fidelity.Growing`.
+    """
+    if isinstance(fidelity, Growing):
+        return fidelity
+    if fidelity not in FIDELITIES:
+        raise ValueError(f"expected fidelity in {', '.join(FIDELITIES)}, got {fidelity!r}")
+    return Growing() if fidelity == "growing" else None
 
 
 def _check_kinds(space: object, objectives: object, supernet: object, device: object) -> None:

@@ -11,26 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import Timeout
 from tqdm import tqdm
 
 from nas.constraints import check_constraints, feasible_mask
+from nas.fidelity import GrowingSearch, full_mask, tokens_paid
 from nas.files import PathLike
-from nas.journal import StudyStorageError
+from nas.heartbeat import HEARTBEAT_S, working
 from nas.objectives import Evaluation, Objective
 from nas.pareto import ParetoFront, normalized_hypervolume
-from nas.searchers.indexed import index_of
+from nas.searchers.factory import DEFAULT
 from nas.searchers.reference import default_ref_point
-from nas.study_loop import (
-    EVALUATION,
-    Evaluate,
-    StudyPlan,
-    complete_trials,
-    fail_trials,
-    open_study,
-    run_workers,
-    work,
-)
+from nas.storage_url import engine_of, shown
+from nas.study_fidelity import EVALUATION, in_order
+from nas.study_loop import complete_trials, work
+from nas.study_plan import Evaluate, StudyPlan, open_study
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
@@ -46,13 +40,16 @@ class StudyResult:
     """A study as far as it got.
 
     Args:
-        evaluations: in the order of the trials' indices; an architecture proposed again is here again.
+        evaluations: in the order of the trials' indices; an architecture proposed again is here again, as is one that was measured on
+            more tokens.
         objectives: what was minimized.
         ref_point: worst values that still count, in the order of the objectives.
         ideal: best values of the box in which hypervolume is normalized.
         hypervolume_trace: normalized hypervolume after every trial; infeasible ones add nothing.
         constraints: largest allowed values, by objective.
         is_exhausted: whether every architecture of the space was evaluated.
+        full_fidelity: tokens of a full evaluation where fidelity grew: only such evaluations are on the front and add hypervolume; None
+            where all evaluations are alike.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -62,22 +59,41 @@ class StudyResult:
     hypervolume_trace: list[float]
     constraints: Mapping[str, float] = field(default_factory=dict)
     is_exhausted: bool = False
+    full_fidelity: int | None = None
+
+    @property
+    def full_evaluations(self) -> tuple[Evaluation, ...]:
+        """Those on all tokens."""
+        mask = full_mask(self.evaluations, self.full_fidelity)
+        return tuple(e for e, is_full in zip(self.evaluations, mask, strict=True) if is_full)
 
     @property
     def num_feasible(self) -> int:
-        """Evaluations that keep to all constraints."""
-        return int(feasible_mask(self.evaluations, self.constraints).sum())
+        """Full evaluations that keep to all constraints."""
+        return int(feasible_mask(self.full_evaluations, self.constraints).sum())
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens that every trial paid for: those no earlier trial had read for its architecture; 0 where an evaluation depends on none."""
+        return tokens_paid(self.evaluations)
+
+    @property
+    def tokens_all_full(self) -> int:
+        """Tokens that full evaluations of all its architectures would have read; 0 where evaluations depend on none."""
+        full = max((e.fidelity or 0 for e in self.evaluations), default=0)
+        return full * len({e.architecture for e in self.evaluations})
 
     @property
     def front(self) -> ParetoFront:
-        """The feasible evaluations that no other dominates, each architecture once.
+        """The feasible full evaluations that no other dominates, each architecture once.
 
         Of a study that found nothing feasible, those of all evaluations: see :attr:`num_feasible`.
         """
-        mask = feasible_mask(self.evaluations, self.constraints)
+        full = self.full_evaluations
+        mask = feasible_mask(full, self.constraints)
         mask |= not mask.any()
         distinct: dict[Any, Evaluation] = {}
-        for evaluation, is_feasible in zip(self.evaluations, mask, strict=True):
+        for evaluation, is_feasible in zip(full, mask, strict=True):
             if is_feasible:
                 distinct.setdefault(evaluation.architecture, evaluation)
         return ParetoFront(list(distinct.values()), self.objectives, self.ref_point)
@@ -86,14 +102,15 @@ class StudyResult:
 def run_study(
     name: str,
     space: SearchSpace,
-    evaluate: Evaluate,
+    evaluate: Evaluate | GrowingSearch,
     objectives: Sequence[Objective],
     *,
-    sampler: str = "qlognehvi",
+    sampler: str = DEFAULT,
     n_trials: int,
     seed: int = 0,
     storage: PathLike | None = None,
     workers: int = 1,
+    heartbeat_s: float = HEARTBEAT_S,
     known: Mapping[int, Any] | None = None,
     constraints: Mapping[str, float] | None = None,
     ref_point: Box | None = None,
@@ -108,20 +125,25 @@ def run_study(
     A study run in pieces, killed and resumed, ends with the same trials as one run at a stretch, if
     it has one worker: every proposal depends on the seed and the finished trials alone. An
     architecture that is proposed again is answered from its first evaluation, and a study ends early
-    when every architecture of the space has been evaluated. After Ctrl-C or an exception of
+    when every architecture of the space has been evaluated. Whoever calls this with the same
+    arguments, on this machine or another, joins the study: all calls return when it is full. After Ctrl-C or an exception of
     ``evaluate`` the finished trials are kept, and the same call goes on with them.
 
     Args:
         name: of the study in its storage.
         space: whose static choices are the parameters.
         evaluate: scores an architecture on all objectives (and constraints); picklable when there are
-            several workers: a module-level function, or an instance of a module-level class.
+            several workers: a module-level function, or an instance of a module-level class. Or a search whose fidelity grows: most
+            trials measure a new architecture on few tokens, some an earlier one on more; samplers are told predicted full values.
         objectives: to minimize.
         sampler: one of ``nas.searchers.samplers()``.
         n_trials: finished trials to reach.
         seed: of the sampler, 0 or more.
-        storage: journal file or Optuna storage URL; None keeps the study in memory.
+        storage: journal file (also on a folder that machines share); ``postgresql://user@host/database``, ``sqlite:///study.db``,
+            another Optuna storage URL; ``grpc://host:port`` of ``nas serve``. None keeps the study in memory.
         workers: processes of this machine that ask and tell on the same storage.
+        heartbeat_s: seconds between two signs of life of a process that evaluates; after four that are missed, its trial is
+            evaluated by another.
         known: objectives a model-based sampler need not learn, by index: functions of a list of params
             that return (mean, standard deviation).
         constraints: largest allowed values, by objective; ``evaluate`` returns these values too. Infeasible
@@ -139,14 +161,16 @@ def run_study(
         The study with ``n_trials`` trials, or all it has if it had more.
 
     Raises:
-        StudyStorageError: if the stored study is damaged, has another fingerprint, or is being run.
+        StudyStorageError: if the storage cannot be reached or opened, or the stored study is damaged or has another fingerprint.
         ValueError: if a value is wrong.
         WorkerError: if a worker process fails.
     """
     for value, least, what in ((n_trials, 1, "n_trials"), (workers, 1, "workers")):
         if value < least:
             raise ValueError(f"expected {what} of {least} or more, got {value}")
-    if workers > 1 and (storage in (None, "sqlite://") or ":memory:" in str(storage)):
+    if not heartbeat_s > 0.0:
+        raise ValueError(f"expected a positive heartbeat_s, got {heartbeat_s}; 15 is the default")
+    if workers > 1 and engine_of(storage) == "memory":
         raise ValueError(
             "expected a storage for several workers, got none; pass storage='study.journal'"
         )
@@ -172,20 +196,16 @@ def run_study(
             **options,
         },
         n_trials=n_trials,
+        heartbeat_s=heartbeat_s,
     )
     plan.make_sampler()  # refuses wrong options before a study is made with them
-    study = open_study(plan)
     n_startup = int(options.get("n_startup", _N_STARTUP))
-    setting = _Setting(objectives, bounds, ref_point, ideal, n_startup)
+    growing = evaluate if isinstance(evaluate, GrowingSearch) else None
+    full_fidelity = None if growing is None else growing.full
+    setting = _Setting(objectives, bounds, ref_point, ideal, n_startup, full_fidelity)
     with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(plan.lock("run", timeout_s=0.0))
-        except Timeout:
-            raise StudyStorageError(
-                f"expected study {name!r} in {storage} to be at rest, but another process is running it; "
-                "wait for it, stop it, or use another storage"
-            ) from None
-        fail_trials(study)  # what a killed process left running is proposed again
+        owner = stack.enter_context(working(heartbeat_s))
+        study = open_study(plan, owner)
         done = len(complete_trials(study))
         bar = stack.enter_context(
             tqdm(
@@ -200,21 +220,28 @@ def run_study(
         def show() -> None:
             bar.n = min(n_trials, len(complete_trials(study)))
             if progress and bar.n:
-                Y, mask, ref, best = _table(_evaluations(study), setting)
+                evaluations = _evaluations(study)
+                Y, mask, ref, best = _table(evaluations, setting)
                 volume = normalized_hypervolume(Y[mask], best, ref)
-                bar.set_postfix_str(f"hypervolume {volume:.4f}", refresh=False)
+                note = f"hypervolume {volume:.4f}"
+                if full_fidelity is not None:
+                    every = full_fidelity * len({e.architecture for e in evaluations})
+                    note += f", {sum(tokens_paid(evaluations)) / every:.0%} of the tokens"
+                bar.set_postfix_str(note, refresh=False)
             bar.refresh()
 
         try:
             if workers == 1:
-                for _ in work(study, plan, owner="main"):
+                for _ in work(study, plan, owner):
                     show()
             elif done < n_trials:
+                from nas.study_workers import run_workers
+
                 run_workers(study, plan, workers, show)
         except KeyboardInterrupt:
             if progress:
                 kept = len(complete_trials(study))
-                where = "lost with this process" if storage is None else f"kept in {storage}"
+                where = "lost with this process" if storage is None else f"kept in {shown(storage)}"
                 bar.write(f"Stopped with {kept} of {n_trials} trials, {where}.", file=sys.stderr)
             raise
     return _result(_evaluations(study), setting, space.cardinality)
@@ -229,23 +256,19 @@ class _Setting:
     ref_point: Box | None
     ideal: Box | None
     n_startup: int
+    full_fidelity: int | None = None
 
 
 def _evaluations(study: optuna.Study) -> tuple[Evaluation, ...]:
     """Of the finished trials, in the order of their indices."""
-
-    def order(trial: optuna.trial.FrozenTrial) -> tuple[int, int]:
-        index = index_of(trial)
-        return (trial.number if index is None else index, trial.number)
-
-    trials = sorted(complete_trials(study), key=order)
+    trials = in_order(complete_trials(study))
     return tuple(Evaluation.from_json(t.user_attrs[EVALUATION]) for t in trials)
 
 
 def _table(
     evaluations: Sequence[Evaluation], setting: _Setting
 ) -> tuple[FloatArray, npt.NDArray[np.bool_], FloatArray, FloatArray]:
-    """Values, which rows are feasible, and the box: reference point and ideal."""
+    """Values, which rows are feasible and full, and the box: reference point and ideal."""
     Y = np.array([[e.value(o) for o in setting.objectives] for e in evaluations], dtype=np.float64)
     names = [str(o) for o in setting.objectives]
     if setting.ref_point is not None:
@@ -256,7 +279,8 @@ def _table(
         best = np.array([setting.ideal[n] for n in names], dtype=np.float64)
     else:  # a hair below, so that the box has a size when all values are equal
         best = np.minimum(Y.min(axis=0), ref) - 1e-9 * np.maximum(np.abs(ref), 1.0)
-    return Y, feasible_mask(evaluations, setting.constraints), ref, best
+    mask = feasible_mask(evaluations, setting.constraints)
+    return Y, mask & full_mask(evaluations, setting.full_fidelity), ref, best
 
 
 def _result(
@@ -274,4 +298,5 @@ def _result(
         hypervolume_trace=trace,
         constraints=dict(setting.constraints),
         is_exhausted=len({e.architecture for e in evaluations}) >= cardinality,
+        full_fidelity=setting.full_fidelity,
     )

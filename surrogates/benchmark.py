@@ -29,23 +29,16 @@ from surrogates.additive.exact import METRICS as EXACT
 from surrogates.additive.exact import ExactCosts
 from surrogates.additive.surrogate import AdditiveSurrogate
 from surrogates.base import FloatArray, Prediction
+from surrogates.benchmark_names import Names
 from surrogates.device_spec import value_bytes
 from surrogates.problem import Problem
 from surrogates.simulate import Sampler, Simulation, simulate
 from surrogates.storage import read_archive, write_archive
-from surrogates.tables import NO_DEVICE, Bad, Key, MeasurementTable, near
+from surrogates.tables import Bad, Key, MeasurementTable, near
 
 _KIND, _SCHEMA = "benchmark", 1
 _ASSETS = Path(__file__).parent / "assets"
 _MAXIMIZED = ("accuracy",)
-# The paper's words for the metrics of this project.
-ALIASES = {
-    "ppl": "perplexity",
-    "acc": "accuracy",
-    "energy": "energy_j",
-    "memory": "peak_memory_bytes",
-    "parameters": "params",
-}
 Architectures = Sequence[Architecture] | Encoded
 
 
@@ -107,7 +100,7 @@ class Benchmark:
     @property
     def devices(self) -> tuple[str, ...]:
         """Names of the devices."""
-        return tuple(dict.fromkeys(device for _, device in self.keys if device != NO_DEVICE))
+        return self._names.devices
 
     def metrics(self, device: str | None = None) -> tuple[str, ...]:
         """Metrics known for a device, those that need none and the exact ones included.
@@ -115,9 +108,7 @@ class Benchmark:
         Raises:
             ValueError: if the device is unknown; the near names are proposed.
         """
-        known = self._device(device)
-        own = [m for m, d in self.keys if d in (NO_DEVICE, known)]
-        return (*dict.fromkeys(own), *EXACT)
+        return self._names.metrics(device)
 
     def provenance(self, metric: str, device: str | None = None) -> dict[str, Any]:
         """Where a metric's numbers come from: source, rows, and how good the surrogate is out of fold.
@@ -125,48 +116,12 @@ class Benchmark:
         Raises:
             ValueError: if the metric or the device is unknown.
         """
-        name = self._metric(metric, device)
+        name = self._names.metric(metric, device)
         if name in EXACT:
             return {"source": "closed form of search_spaces.costs", "confidence": "exact"}
-        key = self._key(name, device)
+        key = self._names.key(name, device)
         self.surrogate(name, device)
         return dict(self._provenance[key])
-
-    def _device(self, device: str | None) -> str | None:
-        if device is None:
-            return None
-        by_key = {_plain(name): name for name in self.devices} | {n: n for n in self.devices}
-        if device in self.devices:
-            return device
-        if not isinstance(device, str) or _plain(device) not in by_key:
-            raise ValueError(
-                f"expected a device in {', '.join(self.devices)}, got {device!r}{near(str(device), self.devices)}"
-            )
-        return by_key[_plain(device)]
-
-    def _metric(self, metric: str, device: str | None) -> str:
-        if not isinstance(metric, str):
-            raise ValueError(f"expected the name of a metric, got {metric!r}")
-        latency = f"{self.workload.phase}_ms"
-        found = latency if metric == "latency" else ALIASES.get(metric, metric)
-        known = self.metrics(device)
-        if found not in known:
-            elsewhere = {m for m, _ in self.keys}
-            hint = (
-                "; it needs a device"
-                if device is None and found in elsewhere
-                else near(metric, known)
-            )
-            raise ValueError(f"expected a metric in {', '.join(known)}, got {metric!r}{hint}")
-        return found
-
-    def _key(self, metric: str, device: str | None) -> Key:
-        known = self._device(device)
-        return (
-            (metric, NO_DEVICE)
-            if (metric, NO_DEVICE) in self.keys
-            else (metric, known or NO_DEVICE)
-        )
 
     # --- answers ---------------------------------------------------------------------------------
 
@@ -176,10 +131,10 @@ class Benchmark:
         Raises:
             ValueError: if the metric or the device is unknown, or the metric has a closed form.
         """
-        name = self._metric(metric, device)
+        name = self._names.metric(metric, device)
         if name in EXACT:
             raise ValueError(f"expected a metric that is not exact, got {metric}; use query()")
-        key = self._key(name, device)
+        key = self._names.key(name, device)
         if key not in self._surrogates:
             assert self.table is not None
             rows = self.table.measured_rows(*key)
@@ -229,7 +184,7 @@ class Benchmark:
             ValueError: if a metric or the device is unknown (the near names are proposed), or an architecture is not in the space.
         """
         asked = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-        names = [self._metric(metric, device) for metric in asked]
+        names = [self._names.metric(metric, device) for metric in asked]
         encoded = self._inputs.encode(architectures)
         x = self._inputs.describe(encoded)
         if noise is not None and (type(noise) is not int or noise < 0):
@@ -243,7 +198,7 @@ class Benchmark:
             if noise is None:
                 found[metric] = surrogate.mean_of(x, encoded.width_n)
             else:  # a stream of its own for each column, whatever else is asked
-                column = zlib.crc32("@".join(self._key(name, device)).encode())
+                column = zlib.crc32("@".join(self._names.key(name, device)).encode())
                 rng = np.random.default_rng([noise, column])
                 found[metric] = surrogate.predict(encoded).sample(rng)
             beyond_n = surrogate.is_beyond(x, encoded)
@@ -264,14 +219,14 @@ class Benchmark:
             ValueError: if a metric or device is unknown, or a metric is not to be minimized.
         """
         metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-        names = tuple(self._metric(metric, device) for metric in metrics)
+        names = tuple(self._names.metric(metric, device) for metric in metrics)
         wrong = [name for name in names if name in _MAXIMIZED]
         if wrong or not names or len(set(names)) != len(names):
             raise ValueError(
                 f"expected one or more different metrics that are minimized, got {list(metrics)}"
                 + ("; use perplexity in place of accuracy" if wrong else "")
             )
-        key = (self._device(device), names)
+        key = (self._names.device(device), names)
         if key not in self._problems:
 
             def function(encoded: Encoded) -> FloatArray:
@@ -298,13 +253,9 @@ class Benchmark:
         device: str | None = None,
         metrics: Sequence[str] = ("perplexity", "latency"),
     ) -> Simulation:
-        """Run a searcher on :meth:`problem`; see :func:`surrogates.simulate.simulate`."""
-        return simulate(
-            self.problem(device or self._first_device(metrics), metrics), sampler, budget, seeds
-        )
-
-    def _first_device(self, metrics: Sequence[str]) -> str | None:
-        return self.devices[0] if self.devices else None
+        """Run a searcher on :meth:`problem`, by default of the first device; see :func:`surrogates.simulate.simulate`."""
+        device = device or next(iter(self.devices), None)
+        return simulate(self.problem(device, metrics), sampler, budget, seeds)
 
     # --- files -----------------------------------------------------------------------------------
 
@@ -342,7 +293,8 @@ class Benchmark:
         return found
 
     def _prepare(self) -> None:
-        """Inputs of the surrogates and the exact costs, both of the dtype that was measured."""
+        """Names, inputs of the surrogates and the exact costs, the latter two of the dtype that was measured."""
+        self._names = Names(self.keys, self.workload.phase)
         workload, dtype = self.workload, self.dtype
         self._inputs = AdditiveSurrogate(self.space, workload, dtype=dtype)
         encoder, size = self._inputs.encoder, value_bytes(dtype)
@@ -396,7 +348,3 @@ def _origin(provenance: Mapping[str, Any], key: Key) -> dict[str, Any]:
     found = {"source": "a table of measurements", "confidence": "fitted to measurements"}
     own = provenance.get("sources", {}).get("@".join(key), {})
     return {name: own.get(name, provenance.get(name, text)) for name, text in found.items()}
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in str(name).lower() if c not in " -_")

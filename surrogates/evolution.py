@@ -14,7 +14,7 @@ import numpy as np
 
 from surrogates.additive.encoding import IntArray
 from surrogates.base import FloatArray
-from surrogates.dominance import non_dominated_mask
+from surrogates.dominance import non_dominated_mask, non_dominated_rank
 
 
 class Searcher(Protocol):
@@ -27,18 +27,6 @@ class Searcher(Protocol):
     def tell(self, codes_nd: IntArray, values_nm: FloatArray) -> None:
         """What they turned out to be."""
         ...
-
-
-def rank(values_nm: FloatArray) -> IntArray:
-    """Front of each point: 0 for those that none dominates, 1 for those that only they dominate, and so on (Deb et al. 2002)."""
-    left = np.arange(len(values_nm))
-    ranks = np.zeros(len(values_nm), dtype=np.int64)
-    front = 0
-    while len(left):
-        first = non_dominated_mask(values_nm[left])
-        ranks[left[first]] = front
-        left, front = left[~first], front + 1
-    return ranks
 
 
 def crowding_distance(values_nm: FloatArray) -> FloatArray:
@@ -57,7 +45,7 @@ def crowding_distance(values_nm: FloatArray) -> FloatArray:
 
 def _best(values_nm: FloatArray, num: int) -> IntArray:
     """Rows of the best by front, then by crowding distance."""
-    ranks = rank(values_nm)
+    ranks = non_dominated_rank(values_nm)
     distance_n = np.zeros(len(values_nm))
     for front in np.unique(ranks):
         rows = np.flatnonzero(ranks == front)

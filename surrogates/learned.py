@@ -17,24 +17,17 @@ n architectures, r rounds, f operator counts, d inputs of the process. All logar
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from search_spaces import Architecture, Family, Workload
 from surrogates.base import FloatArray, Prediction
-from surrogates.calibration import (
-    conformal_quantile,
-    coverage,
-    grouped_folds,
-    kendall_tau,
-    mape,
-    min_scores,
-)
+from surrogates.calibrated import Calibrated
+from surrogates.calibration import coverage, grouped_folds, kendall_tau, mape, min_scores
 from surrogates.devices import DeviceSpec, device
 from surrogates.inputs import InputScaler
 from surrogates.kernel_table import KernelTable
@@ -46,7 +39,6 @@ from surrogates.roofline import feature_matrix, feature_names
 from surrogates.storage import read_archive, write_archive
 
 MIN_RECORDS = 12
-_FOLDS = 10
 _SCHEMA = 1
 
 
@@ -148,12 +140,7 @@ class LatencySurrogate:
             spec, dtype, kernels is not None, workload.num_tokens
         )
         self._reference_weight = reference_weight(spec)
-        self._records: Records | None = None
-        self._features_nf: FloatArray | None = None
-        self._keys: list[str] = []
-        self._model: Regression | None = None
-        self._shrinkage = 1.0
-        self._quantile = math.nan
+        self._found: Calibrated | None = None
 
     def fit(
         self,
@@ -186,36 +173,21 @@ class LatencySurrogate:
         return feature_matrix(architectures, self.family, self.workload, self.dtype, self.kernels)
 
     def _fit(self, features_nf: FloatArray, records: Records, keys: Sequence[str]) -> Self:
-        n = len(keys)
         least = max(MIN_RECORDS, min_scores(self.level))
         if len(set(keys)) < least:
             raise ValueError(
                 f"expected records of {least} or more different architectures, got {len(set(keys))}; measure more"
             )
         model = _learn(features_nf, records, self._reference_f, self._reference_weight)
-        base_n, correction_n, variance_n = np.zeros(n), np.zeros(n), np.zeros(n)
-        for held in grouped_folds(keys, min(_FOLDS, len(set(keys))), self.seed):
-            # The mean and the process are refitted; only the process's few hyperparameters have seen the fold.
-            rest = np.flatnonzero(~held)
-            fold = model.refit(features_nf[rest], records.take(rest), self._reference_f)
-            base_n[held], correction_n[held], variance_n[held] = fold(features_nf[held])
-        residual_n = records.log_ms_n - base_n
-        energy = float(correction_n @ correction_n)
-        slope = float(correction_n @ residual_n) / energy if energy > 0 else 1.0
-        self._shrinkage = min(max(slope, 0.0), 1.0)
-        mean_n = base_n + self._shrinkage * correction_n
-        std_n = np.sqrt(variance_n + records.single_noise)
-        scores_nr = np.abs(records.single_log_ms_nr - mean_n[:, None]) / std_n[:, None]
-        scores = scores_nr[np.isfinite(scores_nr)]
-        self._quantile = conformal_quantile(scores, self.level, num_independent=len(set(keys)))
-        self._features_nf, self._records = features_nf, records
-        self._keys, self._model = list(keys), model
+        self._found = Calibrated.fit(
+            model, features_nf, records, keys, self._reference_f, self.level, self.seed
+        )
         return self
 
     @property
     def num_records(self) -> int:
         """Records of the last fit; 0 before it."""
-        return 0 if self._records is None else len(self._records.log_ms_n)
+        return 0 if self._found is None else len(self._found.keys)
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -224,16 +196,16 @@ class LatencySurrogate:
         Raises:
             ValueError: if called before :meth:`fit`.
         """
-        values = self._fitted()[0].mean.coefficients_f
+        values = self._fitted().model.mean.coefficients_f
         names = feature_names(self.kernels is not None)
         return {name: float(v) for name, v in zip(names, values, strict=True) if v > 0}
 
-    def _fitted(self) -> tuple[Regression, Records]:
-        if self._model is None or self._records is None:
+    def _fitted(self) -> Calibrated:
+        if self._found is None:
             raise ValueError(
                 "expected a fitted surrogate, got one without records; call fit() or load() first"
             )
-        return self._model, self._records
+        return self._found
 
     def predict(self, architectures: Sequence[Architecture]) -> Prediction:
         """Milliseconds of architectures, in the order given.
@@ -241,29 +213,11 @@ class LatencySurrogate:
         Raises:
             ValueError: if called before :meth:`fit`.
         """
-        self._fitted()
-        return self._predict(self._features(architectures))
+        return self._fitted().predict(self._features(architectures))
 
     def sample(self, architectures: Sequence[Architecture], rng: np.random.Generator) -> FloatArray:
         """One measurement each, drawn from the predictive distribution: milliseconds above 0, in the order given."""
         return self.predict(architectures).sample(rng)
-
-    def _predict(self, features_nf: FloatArray) -> Prediction:
-        model, records = self._fitted()
-        if len(features_nf) == 0:
-            empty = np.zeros(0)
-            return Prediction(empty, empty, empty, empty, self.level)
-        base_n, correction_n, variance_n = model(features_nf)
-        log_n = base_n + self._shrinkage * correction_n
-        variance_n = variance_n + records.single_noise
-        half_n = np.sqrt(self._quantile**2 * variance_n + records.drift_margin(self.level) ** 2)
-        # Few records of one round can make any score; a factor of e^50 says as much, and stays a number.
-        half_n = np.minimum(half_n, 50.0)
-        low_n, high_n = np.exp(log_n - half_n), np.exp(log_n + half_n)
-        mean_n = np.clip(np.exp(log_n + 0.5 * variance_n), low_n, high_n)  # of a log-normal
-        std_n = mean_n * np.sqrt(np.expm1(np.minimum(variance_n, 10.0)))
-        _, far_n = model.scaler.beyond(features_nf)
-        return Prediction(mean_n, std_n, low_n, high_n, self.level, far_n)
 
     def cross_validate(self, k: int = 5) -> dict[str, float]:
         """Judge the surrogate on records it has not seen: k times, everything is fitted to the other records.
@@ -278,13 +232,17 @@ class LatencySurrogate:
         Raises:
             ValueError: if called before :meth:`fit`, or the other folds hold too few records.
         """
-        _, records = self._fitted()
-        assert self._features_nf is not None
-        n = self.num_records
-        if k < 2 or k > len(set(self._keys)):
-            raise ValueError(f"expected between 2 and {len(set(self._keys))} folds, got {k}")
+        found = self._fitted()
+        features_nf, records, keys, n = (
+            found.features_nf,
+            found.records,
+            found.keys,
+            len(found.keys),
+        )
+        if k < 2 or k > len(set(keys)):
+            raise ValueError(f"expected between 2 and {len(set(keys))} folds, got {k}")
         mean_n, low_n, high_n = np.zeros(n), np.zeros(n), np.zeros(n)
-        for held in grouped_folds(self._keys, k, self.seed + 1):
+        for held in grouped_folds(keys, k, self.seed + 1):
             rest = np.flatnonzero(~held)
             judge = LatencySurrogate(
                 self.family,
@@ -296,8 +254,8 @@ class LatencySurrogate:
             )
             judge._reference_f = self._reference_f
             judge._reference_weight = self._reference_weight
-            judge._fit(self._features_nf[rest], records.take(rest), [self._keys[i] for i in rest])
-            guess = judge._predict(self._features_nf[held])
+            judge._fit(features_nf[rest], records.take(rest), [keys[i] for i in rest])
+            guess = judge._fitted().predict(features_nf[held])
             mean_n[held], low_n[held], high_n[held] = guess.mean_n, guess.low_n, guess.high_n
         singles_nr = np.exp(records.single_log_ms_nr)
         seen_nr = np.isfinite(singles_nr)
@@ -317,42 +275,23 @@ class LatencySurrogate:
         Raises:
             ValueError: if called before :meth:`fit`.
         """
-        model, records = self._fitted()
-        assert self._features_nf is not None
-        process = model.process
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "features_nf": self._features_nf,
-            "log_ms_n": records.log_ms_n,
-            "noise_n": records.noise_n,
-            "single_log_ms_nr": records.single_log_ms_nr,
-            "reference_f": self._reference_f,
-            "coefficients_f": model.mean.coefficients_f,
-            "lengthscale_d": process.hyper.lengthscale_d,
-        }
+        own, arrays = self._fitted().to_parts()
+        workload = self.workload
         meta = {
             "family": self.family.to_json(),
             "workload": {
-                "phase": self.workload.phase,
-                "batch": self.workload.batch,
-                "context": self.workload.context,
+                "phase": workload.phase,
+                "batch": workload.batch,
+                "context": workload.context,
             },
             "dtype": self.dtype,
             "level": self.level,
             "seed": self.seed,
             "feature_names": list(feature_names(self.kernels is not None)),
-            "keys": self._keys,
-            "single_noise": records.single_noise,
-            "drift_std": records.drift_std,
-            "num_rounds": records.num_rounds,
-            "floor_ms": model.mean.floor_ms,
             "reference_weight": self._reference_weight,
-            "outputscale": process.hyper.outputscale,
-            "mean": process.hyper.mean,
-            "noise": process.hyper.noise,
-            "unit": model.unit,
-            "shrinkage": self._shrinkage,
-            "quantile": self._quantile,
+            **own,
         }
+        arrays["reference_f"] = self._reference_f
         if self.kernels is not None:  # the rows that predictions read, so that the file is complete
             meta["kernels"] = self.kernels.to_json()
         write_archive(path, "latency-surrogate", _SCHEMA, meta, arrays)
@@ -380,24 +319,10 @@ class LatencySurrogate:
                 kernels=kernels,
             )
             found._reference_f = arrays["reference_f"]
-            found._features_nf, found._keys = arrays["features_nf"], list(meta["keys"])
-            found._records = Records(
-                arrays["log_ms_n"],
-                arrays["noise_n"],
-                arrays["single_log_ms_nr"],
-                meta["single_noise"],
-                meta["drift_std"],
-                meta["num_rounds"],
-            )
-            hyper = Hyperparameters(
-                arrays["lengthscale_d"], meta["outputscale"], meta["mean"], meta["noise"]
-            )
             found._reference_weight = meta.get("reference_weight", found._reference_weight)
-            mean = AnalyticMean(arrays["coefficients_f"], meta["floor_ms"], found._reference_weight)
-            found._model = Regression.condition(
-                found._features_nf, found._records, mean, found._reference_f, hyper, meta["unit"]
+            found._found = Calibrated.from_parts(
+                meta, arrays, found._reference_f, found._reference_weight, found.level
             )
-            found._shrinkage, found._quantile = meta["shrinkage"], meta["quantile"]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(
                 f"expected a latency-surrogate of this version in {os.fspath(path)}, got another one ({error}); fit and save it again"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surrogates.base import FloatArray
-from surrogates.dominance import non_dominated_mask
+from surrogates.dominance import attainment_surface
 from surrogates.evolution import SEARCHERS
 from surrogates.problem import Problem
 
@@ -56,22 +56,10 @@ class Simulation:
         Raises:
             ValueError: if there are not two objectives, or the share is outside (0, 1].
         """
-        if self.values_sbm.shape[2] != 2:
-            raise ValueError(f"expected two objectives, got {self.values_sbm.shape[2]}")
         if not 0.0 < share <= 1.0:
             raise ValueError(f"expected a share in (0, 1], got {share!r}")
-        fronts = [run[non_dominated_mask(run)] for run in self.values_sbm]
-        x_c = np.unique(np.concatenate([front[:, 0] for front in fronts]))
-        reached_sc = np.full((len(fronts), len(x_c)), np.inf)
-        for run, front in enumerate(fronts):
-            order = front[np.argsort(front[:, 0])]
-            last = np.searchsorted(order[:, 0], x_c, side="right") - 1
-            reached_sc[run] = np.where(last >= 0, order[np.maximum(last, 0), 1], np.inf)
-        needed = max(int(np.ceil(share * len(fronts) - 1e-9)), 1)
-        y_c = np.sort(reached_sc, axis=0)[needed - 1]
-        surface = np.column_stack([x_c, y_c])[np.isfinite(y_c)]
-        corners: FloatArray = surface[non_dominated_mask(surface)]
-        return corners
+        needed = max(int(np.ceil(share * len(self.values_sbm) - 1e-9)), 1)
+        return attainment_surface(list(self.values_sbm), needed)
 
 
 def simulate(problem: Problem, sampler: Sampler, budget: int, seeds: Iterable[int]) -> Simulation:

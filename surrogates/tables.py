@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search_spaces import Architecture, SearchSpace, Workload
-from surrogates.additive.encoding import ABSENT, ENCODED_ARRAYS, Encoded, Encoder, Part
+from surrogates.additive.encoding import ENCODED_ARRAYS, Encoded, Encoder, Part
 from surrogates.base import FloatArray
 from surrogates.measured import typical_values
 from surrogates.storage import read_archive, write_archive
@@ -248,8 +248,7 @@ class MeasurementTable:
                 if meta[name] != [_spelled(part) for part in getattr(encoder, name)]:
                     raise ValueError(f"its {name} are not those of its space in this version")
             own = {name: arrays.pop(name) for name in ENCODED_ARRAYS}
-            encoded = Encoded.from_arrays(own, space.fingerprint)
-            _check_numbers(encoder, encoded)
+            encoded = encoder.check(Encoded.from_arrays(own, space.fingerprint))
             columns: dict[Key, FloatArray] = {}
             for name, values in arrays.items():
                 metric, at, device = name.partition("@")
@@ -269,29 +268,6 @@ class MeasurementTable:
             meta["provenance"],
             bad or meta["bad"],
         )
-
-
-def _check_numbers(encoder: Encoder, encoded: Encoded) -> None:
-    """Refuse numbers that are no architecture of the space; the row is named."""
-    space, n, num_layers = encoder.space, len(encoded), encoder.space.depths[-1]
-    for name in ENCODED_ARRAYS:
-        shape = (n, num_layers) if name.endswith("_nl") else (n,)
-        if getattr(encoded, name).shape != shape:
-            raise ValueError(
-                f"its {name} has shape {getattr(encoded, name).shape}, expected {shape}"
-            )
-    absent_nl = np.arange(num_layers) >= encoded.depth_n[:, None]
-    ok_n = (encoded.width_n >= 0) & (encoded.width_n < len(space.embed_dims))
-    ok_n &= np.isin(encoded.depth_n, space.depths)
-    ok_n &= np.isin(encoded.bias_n, [int(bias) for bias in space.biases])
-    for numbers_nl, parts in (
-        (encoded.attention_nl, encoder.attention_parts),
-        (encoded.ffn_nl, encoder.ffn_parts),
-    ):
-        known_nl = (numbers_nl >= 0) & (numbers_nl < len(parts))
-        ok_n &= np.where(absent_nl, numbers_nl == ABSENT, known_nl).all(axis=1)
-    if not ok_n.all():
-        raise ValueError(f"its row {int(np.flatnonzero(~ok_n)[0])} is no architecture of its space")
 
 
 def _spelled(part: Part) -> str:

@@ -81,10 +81,11 @@ class SurrogateContract:
             np.testing.assert_allclose(alone.high_n[0], together.high_n[i], rtol=1e-9)
 
     def test_samples_follow_the_prediction(self, fitted: Any, unseen: Any) -> None:
-        guess = fitted.predict(unseen[0])
-        draws = np.stack([fitted.sample(unseen[0], np.random.default_rng(s)) for s in range(400)])
+        asked = unseen[0][:20]
+        guess = fitted.predict(asked)
+        draws = np.stack([fitted.sample(asked, np.random.default_rng(s)) for s in range(400)])
         assert np.all(draws > 0)
-        np.testing.assert_array_equal(draws[0], fitted.sample(unseen[0], np.random.default_rng(0)))
+        np.testing.assert_array_equal(draws[0], fitted.sample(asked, np.random.default_rng(0)))
         low, high = guess.quantiles([0.1, 0.9]).T
         inside = np.mean((draws >= low) & (draws <= high))
         assert 0.75 < inside < 0.85

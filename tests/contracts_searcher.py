@@ -18,6 +18,7 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 
 from nas.searchers import make_sampler
+from nas.searchers.indexed import give_up
 
 Space = dict[str, BaseDistribution]
 DISCRETE: Space = {
@@ -75,6 +76,7 @@ class SamplerContract:
     options: Mapping[str, Any] = {}
     n_trials = 14
     n_running = 4
+    no_repeats = False  # whether no point is proposed twice while there are others
 
     def make(self, seed: int = 0, **options: Any) -> optuna.samplers.BaseSampler:
         """A new sampler."""
@@ -82,7 +84,8 @@ class SamplerContract:
 
     @pytest.mark.parametrize("space", [DISCRETE, MIXED], ids=["discrete", "mixed"])
     def test_proposals_lie_in_the_space(self, space: Space) -> None:
-        for params in proposals(run(self.make(), space, self.n_trials)):
+        found = proposals(run(self.make(), space, self.n_trials))
+        for params in found:
             assert params.keys() == space.keys()
             for name, value in params.items():
                 distribution = space[name]
@@ -91,6 +94,9 @@ class SamplerContract:
                     assert value in (2, 4, 6, 8, 10)
                 if name == "quarter":
                     assert value in (0.0, 0.25, 0.5, 0.75, 1.0)
+
+        if space is DISCRETE and self.no_repeats:
+            assert len({str(params) for params in found}) == self.n_trials
 
     def test_the_seed_decides(self) -> None:
         first, again, other = (
@@ -105,7 +111,7 @@ class SamplerContract:
         for count in range(1, self.n_trials + 1):
             if count % 3 == 0:  # a process dies between ask and tell
                 study.sampler = self.make(5)
-                study.tell(study.ask(MIXED), state=TrialState.FAIL)
+                give_up(study, study.ask(MIXED)._trial_id)
             run(self.make(5), MIXED, count, study=study)
         assert proposals(study) == whole
         assert len(study.trials) > self.n_trials
@@ -114,6 +120,44 @@ class SamplerContract:
         study = run(self.make(), MIXED, self.n_trials)
         asked = [study.ask(MIXED).params for _ in range(self.n_running)]
         assert len({str(params) for params in asked}) == self.n_running
+
+    def test_batches(self) -> None:
+        """q trials are asked before the first is told, and told in another order."""
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=self.make(2))
+        while len(proposals(study)) < self.n_trials:
+            batch = [study.ask(DISCRETE) for _ in range(self.n_running)]
+            for trial in reversed(batch):
+                study.tell(trial, score(trial.params, 2))
+        found = [str(params) for params in proposals(study)]
+        if self.no_repeats:
+            assert len({*found}) == len(found)
+
+    def test_conditional_depth(self) -> None:
+        """A parameter that a trial does not have is no concern of its sampler, and one that it has lies in its range."""
+
+        def objective(trial: optuna.Trial) -> tuple[float, float]:
+            depth = trial.suggest_int("depth", 1, 3)
+            widths = [trial.suggest_categorical(f"width{i}", (1, 2, 4)) for i in range(depth)]
+            return 10.0 / sum(widths), float(sum(widths) + depth)
+
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=self.make(6))
+        study.optimize(objective, n_trials=self.n_trials)
+        for params in proposals(study):
+            names = {"depth", *(f"width{i}" for i in range(params["depth"]))}
+            assert params.keys() == names
+        assert len({params["depth"] for params in proposals(study)}) > 1
+
+    def test_nan_fails_a_trial_and_no_more(self) -> None:
+        """Optuna marks the trial as failed; its proposal, which would fail again, is not made again."""
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=self.make(7))
+        while len(proposals(study)) < self.n_trials:
+            trial = study.ask(DISCRETE)
+            values = score(trial.params, 2)
+            study.tell(trial, [math.nan, values[1]] if trial.number % 5 == 2 else values)
+        failed = [t for t in study.trials if t.state == TrialState.FAIL]
+        assert len(failed) == len(study.trials) - self.n_trials > 0
+        if self.no_repeats:
+            assert not {str(t.params) for t in failed} & {str(p) for p in proposals(study)}
 
     @pytest.mark.parametrize("num_objectives", [1, 3, 4])
     def test_any_number_of_objectives(self, num_objectives: int) -> None:

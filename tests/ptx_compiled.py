@@ -6,10 +6,14 @@ compiler lets share a name, and the index arithmetic after its optimizations.
 
 from __future__ import annotations
 
+import ast
+import atexit
 import importlib
+import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -86,19 +90,44 @@ class CompiledKernel:
 
 
 @cache
-def _compiled(wanted: str) -> str:
-    """PTX by a process of its own: where the interpreter is chosen, Triton does not compile."""
+def _compiler() -> subprocess.Popen[str]:
+    """A process that compiles one request a line: where the interpreter is chosen, Triton does not, and a process is seconds of imports."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", f"from tests.ptx_compiled import compile_here; compile_here({wanted})"]  # fmt: skip
-    done = subprocess.run(
-        command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from tests.ptx_compiled import serve; serve()"],
+        env=environment, cwd=Path(__file__).parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    atexit.register(process.kill)
+    return process
 
 
-def compile_here(wanted: tuple[Any, ...]) -> None:
-    """Print the PTX of (module, kernel, signature, constants, attributes, capability, warps)."""
+@cache
+def _compiled(wanted: str) -> str:
+    """PTX of what :func:`compile_here` takes."""
+    process = _compiler()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    print(wanted, file=process.stdin, flush=True)
+    line = process.stdout.readline()
+    assert line, "the compiler ended; its traceback is above"
+    ptx, error = json.loads(line)
+    assert ptx is not None, error
+    return str(ptx)
+
+
+def serve() -> None:
+    """Answer each line of the standard input with a line of JSON: PTX and None, or None and what was raised."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever is printed meanwhile is no answer
+    for line in sys.stdin:
+        try:
+            answer = (compile_here(ast.literal_eval(line)), None)
+        except Exception:
+            answer = (None, traceback.format_exc())
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def compile_here(wanted: tuple[Any, ...]) -> str:
+    """PTX of (module, kernel, signature, constants, attributes, capability, warps)."""
     module, name, signature, values, attributes, capability, num_warps = wanted
     kernel = getattr(importlib.import_module(module), name)
     source = GluonASTSource if kernel.is_gluon() else ASTSource
@@ -107,7 +136,7 @@ def compile_here(wanted: tuple[Any, ...]) -> None:
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": num_warps},
     )
-    print(compiled.asm["ptx"])
+    return str(compiled.asm["ptx"])
 
 
 def _is_constant(argument: Any) -> bool:

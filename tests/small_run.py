@@ -59,11 +59,18 @@ def copy_of_run(factory: pytest.TempPathFactory, target: Path) -> Path:
     return shutil.copytree(finished_run(factory), target / "run")
 
 
-def begun_run(factory: pytest.TempPathFactory, target: Path, *, profile: bool = True) -> Path:
-    """A new run folder that has tokens and, if wanted, the small run's latency records, so that neither is made again."""
-    run, folder = finished_run(factory), target / "begun"
+def lend_tokens(factory: pytest.TempPathFactory, folder: Path) -> Path:
+    """Give a run folder the standard library as the small run tokenized it: seconds that need not be spent again."""
+    run = finished_run(factory)
     shutil.copytree(run / "tokens", folder / "tokens")
     shutil.copy(run / "tokenizer.json", folder)
+    return run
+
+
+def begun_run(factory: pytest.TempPathFactory, target: Path, *, profile: bool = True) -> Path:
+    """A new run folder that has tokens and, if wanted, the small run's latency records, so that neither is made again."""
+    folder = target / "begun"
+    run = lend_tokens(factory, folder)
     if profile:
         shutil.copy(run / "profile.jsonl", folder)
     return folder

@@ -62,6 +62,14 @@ SOME_FAMILIES = (
 )
 
 
+def patterns_of(name: str) -> tuple[str, ...]:
+    """Patterns to build a family's models with: all for SOME_FAMILIES, for the others three by turns."""
+    if name in SOME_FAMILIES:
+        return PATTERNS
+    first = list(FAMILIES).index(name)
+    return tuple(PATTERNS[(first * 3 + i) % len(PATTERNS)] for i in range(3))
+
+
 @functools.cache
 def small_space(family: Family = GPT2, **changes: Any) -> SearchSpace:
     """Two widths, depths, head counts and ratios, every pattern, adapters and droppable parts; about 12 000 weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -14,8 +15,8 @@ from optuna.distributions import (
 )
 
 from nas.pareto import hypervolume
+from nas.searchers import map_fit, model_fits
 from nas.searchers.bayesian import (
-    GaussianProcess,
     ImprovementScore,
     chebyshev,
     log_feasibility,
@@ -23,7 +24,13 @@ from nas.searchers.bayesian import (
 )
 from nas.searchers.boxes import non_dominated_boxes
 from nas.searchers.candidates import Candidates
+from nas.searchers.gaussian_process import GaussianProcess, describe
+from nas.searchers.map_fit import Parts
+from nas.searchers.model_fits import ModelFits
+from nas.searchers.model_sampler import History
 from nas.searchers.parameters import ParameterSpace
+from nas.searchers.rungs import COLD_EVERY, rungs
+from nas.searchers.staircases import Staircases
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -41,6 +48,27 @@ def test_boxes_measure_the_hypervolume_improvement(m: int, grid: bool) -> None:
             added = np.prod(np.maximum(upper - np.maximum(lower, y), 0.0), axis=1).sum()
             brute = float(hypervolume(np.vstack([Y, y]), ref)) - float(hypervolume(Y, ref))
             assert added == pytest.approx(brute, abs=1e-12)
+
+
+@pytest.mark.parametrize("grid", [False, True], ids=["general", "ties"])
+def test_staircases_equal_the_boxes_of_every_front(grid: bool) -> None:
+    rng = np.random.default_rng(3)
+    for k in (0, 1, 2, 15):
+        front = rng.integers(0, 7, (6, k, 2)) / 5.0 if grid else rng.random((6, k, 2)) * 1.3
+        new = rng.integers(-1, 8, (6, 40, 2)) / 5.0 if grid else rng.random((6, 40, 2)) * 1.4
+        new[:, :3] -= 0.5  # better than everything in one objective or both
+        ref = np.array([1.0, 1.1])
+        staircases = Staircases(front, ref)
+        found = staircases.improvement(new)
+        lower_Sb2, upper_Sb2 = staircases.boxes()
+        assert found.shape == (6, 40)
+        for s in range(6):
+            lower, upper = non_dominated_boxes(front[s], ref)
+            for low, high in ((lower, upper), (lower_Sb2[s], upper_Sb2[s])):
+                sides = np.maximum(high - np.maximum(low, new[s][:, None]), 0.0)
+                assert found[s] == pytest.approx(sides.prod(axis=2).sum(axis=1), abs=1e-12)
+        assert k < 2 or (found == 0.0).any()
+        assert (found > 0.0).any()
 
 
 def quiet_botorch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +159,11 @@ def some_data(n: int = 40, d: int = 6) -> tuple[FloatArray, FloatArray]:
     return F, F @ rng.standard_normal(d) + 2.0 * F[:, 0] * F[:, 1] + 0.05 * rng.standard_normal(n)
 
 
-def test_hyperparameters_are_at_least_as_good_as_botorchs_own_fit() -> None:
+SPLIT = Parts(slice(0, 4), slice(2, 5), slice(5, 6))
+
+
+@pytest.mark.parametrize("parts", [None, SPLIT], ids=["plain", "parts"])
+def test_hyperparameters_are_at_least_as_good_as_botorchs_own_fit(parts: Parts | None) -> None:
     from botorch.fit import fit_gpytorch_mll
     from gpytorch.mlls import ExactMarginalLogLikelihood
 
@@ -142,7 +174,7 @@ def test_hyperparameters_are_at_least_as_good_as_botorchs_own_fit() -> None:
             return float(mll(model(*model.train_inputs), model.train_targets))
 
     F, y = some_data()
-    model = GaussianProcess(F, y).model
+    model = GaussianProcess(F, y, parts=parts).model
     ours = log_posterior(model)
     for parameter in model.parameters():  # start BoTorch at a worse point
         parameter.data.mul_(1.5)
@@ -151,12 +183,100 @@ def test_hyperparameters_are_at_least_as_good_as_botorchs_own_fit() -> None:
     assert ours > log_posterior(model) - 1e-3
 
 
+@pytest.mark.parametrize("parts", [Parts.plain(6), SPLIT], ids=["plain", "parts"])
+def test_covariances_equal_those_of_the_botorch_model(parts: Parts) -> None:
+    F, y = some_data()
+    gp = GaussianProcess(F, y, parts=parts)
+    other = np.random.default_rng(5).random((7, 6))
+    dense = gp.model.covar_module(torch.from_numpy(F), torch.from_numpy(other))
+    expected = dense.to_dense().detach().numpy()
+    h = gp.description.found
+    assert map_fit.covariance(F, other, h, parts) == pytest.approx(expected, rel=1e-8)
+    own = np.diag(map_fit.covariance(other, other, h, parts))
+    assert map_fit.variance(other, h, parts) == pytest.approx(own)
+
+
+def test_a_warm_fit_is_as_good_as_a_cold_one_and_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    F, y = some_data(60)
+    before = describe(F[:50], y[:50])
+    evaluations: list[int] = []
+    minimize = map_fit.minimize
+
+    def counted(*args: Any, **options: Any) -> Any:
+        found = minimize(*args, **options)
+        evaluations.append(found.nfev)
+        return found
+
+    monkeypatch.setattr(map_fit, "minimize", counted)
+    cold, warm = describe(F, y), describe(F, y, before=before)
+    assert warm.found.cost == pytest.approx(cold.found.cost, abs=0.05)
+    assert evaluations[1] < evaluations[0]
+
+
+def test_a_logarithm_is_given_up_where_a_value_is_not_positive() -> None:
+    F, y = some_data()
+    before = describe(F, np.exp(y))
+    assert before.is_log
+    y_now = np.append(np.exp(y), -1.0)
+    F_now = np.vstack([F, F[:1]])
+    assert not describe(F_now, y_now, before=before).is_log
+    assert np.isfinite(GaussianProcess(F_now, y_now, description=before).predict(F)[0]).all()
+
+
+def told(X: FloatArray, y: FloatArray) -> History:
+    """A study of one objective."""
+    n, d = X.shape
+    ref, none = np.array([y.max() + 1.0]), np.zeros((0, d))
+    return History(X, y[:, None], np.ones(n, dtype=np.bool_), {}, none, none, np.ones(1), ref)
+
+
+def test_remembered_fits_equal_those_of_a_fresh_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = ParameterSpace({f"p{i}": CategoricalDistribution((0, 1, 2)) for i in range(6)})
+    X = space.random(np.random.default_rng(0), 50)
+    y = X @ np.arange(6.0) + X[:, 0] * X[:, 1]
+
+    def features_of(space: ParameterSpace, X: FloatArray) -> Any:
+        return space.features, Parts.plain(6)
+
+    calls = []
+
+    def counted(*args: Any) -> Any:
+        calls.append(len(args[1]))
+        return describe(*args)
+
+    monkeypatch.setattr(model_fits, "describe", counted)
+    lived = ModelFits(features_of)
+    for n in range(10, 51):
+        found = lived.description(space, told(X[:n], y[:n]), "y", y[:n], True)
+    lived_calls = len(calls)
+    calls.clear()
+    fresh = ModelFits(features_of).description(space, told(X, y), "y", y, True)
+    assert fresh.found.lengths_f.tolist() == found.found.lengths_f.tolist()
+    assert fresh.found.scalars == found.found.scalars
+    assert (fresh.mean, fresh.scale, fresh.is_log) == (found.mean, found.scale, found.is_log)
+    assert calls == rungs(50)[-3:]  # a cold fit and two from the fit before
+    assert len(calls) <= COLD_EVERY
+    assert calls[-1] < 50  # not at every point
+    assert lived_calls < 25
+    # another space, whose points are the same numbers, is fitted anew
+    calls.clear()
+    lived.description(ParameterSpace(space.distributions), told(X, y), "y", y, True)
+    assert calls
+
+
+def test_rungs_grow_by_fifteen_percent() -> None:
+    found = rungs(1000)
+    assert found == sorted(set(found))
+    assert all(b <= max(a + 1, 1.15 * a) for a, b in itertools.pairwise(found))
+    assert rungs(found[-1] - 1) == found[:-1]
+
+
 def test_posterior_and_draws_agree_with_botorchs_posterior() -> None:
     F, y = some_data()
     gp = GaussianProcess(F, y, may_log=False)
     rng = np.random.default_rng(1)
     base, new = rng.integers(0, 3, (4, 6)) / 2.0, rng.integers(0, 3, (3, 6)) / 2.0
-    X = torch.from_numpy(np.vstack([base, new]) - F.mean(axis=0))
+    X = torch.from_numpy(np.vstack([base, new]))
     posterior = gp.model.posterior(X)
     mean = posterior.mean.detach().numpy()[:, 0] * y.std() + y.mean()
     cov = posterior.distribution.covariance_matrix.detach().numpy() * y.var()

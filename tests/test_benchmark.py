@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,21 @@ def test_exact_metrics_equal_the_closed_forms(
         assert found["flops"][i] == prefill_flops(architecture, SPACE.family, 1024)
 
 
+def test_exact_bytes_are_those_of_the_dtype_that_was_measured(
+    architectures: list[Architecture], tmp_path: Path
+) -> None:
+    """Two bytes a weight of a table in bfloat16, four of one in float32, before and after a file."""
+    table = replace(small_table(40), dtype="bfloat16")
+    bench = Benchmark("gpt-s", table)
+    bench.surrogate("prefill_ms", "fast")
+    bench.save(tmp_path / "half.npz")
+    expected = [costs(a, SPACE.family, 2).weight_bytes for a in architectures]
+    for found in (bench, Benchmark.open(tmp_path / "half.npz")):
+        assert found.query(architectures, None, "weight_bytes")["weight_bytes"].tolist() == expected
+        assert found.dtype == found.surrogate("prefill_ms", "fast").dtype == "bfloat16"
+    assert expected[0] < costs(architectures[0], SPACE.family, 4).weight_bytes
+
+
 def test_noise_is_one_measurement_reproducible_and_positive(
     bench: Benchmark, architectures: list[Architecture]
 ) -> None:
@@ -100,6 +116,30 @@ def test_raw_mistakes_are_told_plainly(bench: Benchmark, architectures: list[Arc
     foreign = other([other.space.largest])
     with pytest.raises(ValueError, match="another one"):
         bench.query(foreign, "fast", ["latency"])
+
+
+ROWS: dict[str, tuple[str, tuple[int, ...], int]] = {
+    "below what is absent": ("ffn_nl", (7, 1), -2),
+    "a hole": ("attention_nl", (7, 1), -1),
+    "an FFN part beyond the depth": ("ffn_nl", (7, 11), 0),
+    "an attention part beyond the depth": ("attention_nl", (7, 11), 0),
+    "an unknown part": ("attention_nl", (7, 0), 99),
+    "an unknown width": ("width_n", (7,), 3),
+}
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_numbers_that_are_no_architecture_are_refused_by_row(what: str) -> None:
+    encoder = Encoder(SPACE)
+    encoded = encoder([SPACE.smallest] * 9)  # of 10 layers in 12
+    assert encoder.check(encoded) is encoded
+    name, where, value = ROWS[what]
+    getattr(encoded, name)[where] = value
+    with pytest.raises(ValueError, match=r"another one \(row 7 is no architecture"):
+        encoder.check(encoded)
+    short = replace(encoder([SPACE.smallest] * 2), ffn_nl=encoded.ffn_nl[:2, :10])
+    with pytest.raises(ValueError, match=r"ffn_nl has shape \(2, 10\)"):
+        encoder.check(short)
 
 
 def test_encoded_architectures_are_taken_as_they_are(

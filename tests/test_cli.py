@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -137,6 +138,17 @@ def test_materialize_all_or_one(
     one = ["materialize", "--run", str(copy), "--key", keys[0][:6], "--out", str(tmp_path / "m")]
     assert main(one) == 0
     assert [p.name for p in (tmp_path / "m" / "winners").iterdir()] == [keys[0]]
+
+
+def test_what_front_picks_is_built_by_the_commands_it_tells(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["front", str(copy), "--pick", "1", "--json", str(copy / "front.json")]) == 0
+    [key] = json.loads((copy / "front.json").read_text())["picked"]
+    [told] = re.findall(r"^nas (materialize .*)$", capsys.readouterr().out, re.MULTILINE)
+    assert main(shlex.split(told)) == 0
+    assert [path.name for path in (copy / "picked" / "winners").iterdir()] == [key]
 
 
 def test_verify_measures_again_and_the_run_stays_finished(

@@ -20,7 +20,7 @@ import nas.deploy.baseline as baseline_module
 import nas.deploy.measure as measure_module
 import nas.deploy.profile as profile_module
 import nas.deploy.verify as verify_module
-from nas.commands import _front
+from nas.commands.run_folder import winners_of
 from nas.deploy.baseline import DensePaths, measure_dense_paths
 from nas.deploy.check import Check
 from nas.deploy.device_profile import fit_profile
@@ -158,7 +158,10 @@ def test_timing_is_the_median_after_the_warmup(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("workload", [SHORT, Workload("prefill", 2, 32)], ids=str)
-def test_real_measurements_are_positive_and_ordered(supernet: Supernet, workload: Workload) -> None:
+def test_real_measurements_are_positive_and_ordered(
+    supernet: Supernet, workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_module, "time_calls", time_calls)  # with all its repeats
     found = measure_latency(extract(supernet, SPACE.largest), workload, Runtime())
     assert 0.0 < found.p20_ms <= found.median_ms <= found.p80_ms < math.inf
     assert found.repeats >= 20
@@ -677,7 +680,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def winners(run: Path, shared: Path) -> Winners:
-    front = _front(load_results(run), None)
+    front = winners_of(load_results(run), None)
     return materialize(front, load_supernet_of(run), max_winners=2, out=shared)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_run import lend_tokens
 
 import nas.deploy.energy as energy_module
 import nas.deploy.profile as profile_module
@@ -269,9 +270,11 @@ def test_energy_of_a_model(powercap: Path) -> None:
         measure_energy(model, Workload("decode", 1, 32), Runtime(), counter=counter)
 
 
-@pytest.mark.slow
 def test_energy_goes_the_way_of_latency(
-    powercap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    powercap: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Profile, surrogate, search, claim and verification, on joules that follow from the architecture."""
     counter = counting(powercap)
@@ -289,6 +292,7 @@ def test_energy_goes_the_way_of_latency(
     monkeypatch.setattr("nas.deploy.energy_profile.measure_energy", joules)
     name = "energy_j[batch=1,context=128]"
     space = preset("tiny")
+    lend_tokens(tmp_path_factory, tmp_path)
     supernet = train_supernet(space, out=tmp_path, progress=False)
     options: dict[str, Any] = {"num_architectures": 16, "rounds": 1, "threads": 1}
     make = functools.partial(

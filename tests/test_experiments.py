@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 from dataclasses import replace
@@ -34,12 +35,12 @@ from nas.training import TrainingRecipe
 from search_spaces import Workload, costs, preset
 
 
+@functools.cache
 def table() -> tuple[list, np.ndarray]:
-    """A made-up truth with a real trade-off: fewer bytes and less time cost perplexity."""
-    architectures = list(small_space())
-    size = np.array(
-        [costs(a, small_space().family).weight_bytes for a in architectures], dtype=float
-    )
+    """A made-up truth with a real trade-off: fewer bytes and less time cost perplexity; read it, do not write to it."""
+    space = small_space()
+    architectures = list(space)
+    size = np.array([costs(a, space.family).weight_bytes for a in architectures], dtype=float)
     rng = np.random.default_rng(0)
     noise = rng.uniform(1.0, 1.2, (2, len(size)))
     return architectures, np.stack(
@@ -218,6 +219,18 @@ def test_a_result_says_where_it_comes_from(tmp_path: Path) -> None:
     other = results.write_result(tmp_path, command="x", seeds=[], values={}, name="other.json")
     assert other == tmp_path / "other.json"
     assert json.loads(path.read_text()) == stored
+
+
+def test_rows_are_written_under_their_columns(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    results.write_csv(path, [{"b": 1, "a": "x, y"}, {"c": 0.5, "a": "z"}])
+    written = 'b,a,c\n1,"x, y",\n,z,0.5\n'
+    assert path.read_text() == written
+    with pytest.raises(ValueError, match="fields not in fieldnames"):
+        results.write_csv(path, [{"a": 1}], ["b"])
+    assert path.read_text() == written
+    results.write_csv(path, [{"b": 2, "a": 3}], ["a", "b"])
+    assert path.read_text() == "a,b\n3,2\n"
 
 
 def test_the_space_around_one_architecture_holds_its_weights_exactly() -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from small_study import FEW, study, told
 
 from nas.files import FileWriteError
-from nas.journal import StudyStorageError, open_storage, repair_journal
+from nas.journal import StudyStorageError, repair_journal
+from nas.storage import open_storage
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from experiments.kernels import bound, decode, packing, plots, prediction, stati
 from experiments.kernels.cards import CARDS
 from experiments.kernels.cases import Bench
 from experiments.kernels.shapes import Kind
+from experiments.results import write_csv
 from nas.deploy.turns import Timing
 
 # --- arithmetic of the tables ---------------------------------------------------------------------
@@ -106,12 +107,12 @@ def test_the_published_curve_is_the_published_one() -> None:
 def test_figures_are_drawn_from_the_file(tmp_path: Path) -> None:
     path = tmp_path / "kernels.csv"
     records = [made_up_record(n, f) for n, f in ((1, 0.25), (16, 1.0), (64, 2.0))]
-    tables.write_csv(path, [r for c in records for r in tables.path_rows(c)], tables.COLUMNS)
+    write_csv(path, [r for c in records for r in tables.path_rows(c)], tables.COLUMNS)
     files = plots.draw(path, "a card")
     assert [f.name for f in files] == ["speedup.png", "wins.png"]
     assert all(f.read_bytes().startswith(b"\x89PNG") for f in files)
     records += [made_up_record(dtype="bfloat16")]
-    tables.write_csv(path, [r for c in records for r in tables.path_rows(c)], tables.COLUMNS)
+    write_csv(path, [r for c in records for r in tables.path_rows(c)], tables.COLUMNS)
     assert {f.name for f in plots.draw(path, "a card")} == {
         f"{name}-{dtype}.png" for name in ("speedup", "wins") for dtype in ("float16", "bfloat16")
     }
@@ -226,7 +227,7 @@ def test_bound_prints_predictions_beside_what_was_measured(
     table.write_text(json.dumps({"rows": kernels}))
     measured = tmp_path / "nvidia-h200" / "kernels" / "kernels.csv"
     measured.parent.mkdir(parents=True)
-    tables.write_csv(measured, tables.path_rows(made_up_record()), tables.COLUMNS)
+    write_csv(measured, tables.path_rows(made_up_record()), tables.COLUMNS)
     bound.main(bound.Bound(table, results=tmp_path))
     printed = capsys.readouterr().out
     assert "no measurement" in printed

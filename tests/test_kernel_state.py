@@ -143,7 +143,10 @@ def test_the_operator_keeps_no_weight_alive(text: str, stored: str, shape: tuple
         _operator(x, packed, Epilogue())
     tensors = [weakref.ref(tensor) for tensor in packed.tensors().values()]
     del packed
-    gc.collect()
+    if any(
+        tensor() is not None for tensor in tensors
+    ):  # a cycle is allowed; collecting takes a second
+        gc.collect()
     assert all(tensor() is None for tensor in tensors)
 
 

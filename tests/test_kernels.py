@@ -40,7 +40,7 @@ FORMATS = (
     ("1:8", "nm", (33, 264)),
     ("unstructured:0.70", "csl", (131, 150)),
     ("unstructured:0.50", "bitmap", (71, 150)),
-    ("unstructured:0.90", "csr", (70, 301)),
+    ("unstructured:0.90", "csr", (22, 1301)),
 )
 IDS = [f"{text}-{stored}" for text, stored, _ in FORMATS]
 
@@ -100,7 +100,7 @@ def test_products(
 def test_whatever_follows_the_product(
     text: str, stored: str, shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
-    """Every activation with and without bias, adapter (after and inside the activation) and gate; split-K and not."""
+    """Every activation with and without bias, adapter (after and inside the activation) and gate; of the second dtype every other one."""
     rows, columns = shape
     packed = packed_of(text, stored, shape, dtype)
     x = random(5, columns, seed=1, dtype=dtype)
@@ -108,9 +108,10 @@ def test_whatever_follows_the_product(
     gate = random(5, rows, seed=3, dtype=dtype)
     a = random(7, columns, seed=4, dtype=dtype) / columns**0.5
     b = random(rows, 7, seed=5, dtype=dtype)
-    for activation, has_bias, adapter in itertools.product(
-        (None, *ACTIVATIONS), (False, True), (None, "after", "first")
-    ):
+    every = itertools.product((None, *ACTIVATIONS), (None, "after", "first"), (False, True))
+    for number, (activation, adapter, has_bias) in enumerate(every):
+        if dtype != DTYPES[0] and (number + number // 2) % 2 and not HAS_GPU:
+            continue  # alternates between with and without bias
         epilogue = Epilogue(
             bias if has_bias else None,
             activation,

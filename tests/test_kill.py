@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,12 +47,14 @@ def test_the_comparison_sees_what_was_lost(tmp_path: Path) -> None:
     assert len(victim.losses) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_nothing_and_ends_like_any_other(tmp_path: Path) -> None:
     text = write_text(tmp_path / "text.txt", 60_000)
     options = ["--corpus", str(text), "--train-steps", "2", "--trials", "14", "--no-compile"]
     options += ["--profile-architectures", "16", "--perplexity-tokens", "512"]
     options += ["--random-seeds", "1", "--max-winners", "2"]
-    victim = Victim(tmp_path / "killed", options)
+    quick = (sys.executable, "-m", "tests.quick_timing")  # times are not compared
+    victim = Victim(tmp_path / "killed", options, quick)
     moments = draw_moments(4, TOTALS, seed=0)
     for moment in moments:
         victim.kill_at(moment)

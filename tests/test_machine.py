@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from small_run import lend_tokens
 from test_energy import zone
 
 import experiments.roofline.__main__ as roofline_experiment
@@ -236,8 +237,12 @@ def test_splits_judge_only_models_that_were_not_fitted() -> None:
 
 @pytest.mark.slow
 def test_the_experiment_writes_where_results_are_wanted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    lend_tokens(tmp_path_factory, tmp_path / "out")
     monkeypatch.setattr(machine_module, "measure_machine", lambda runtime: made_up())
     recipe = roofline_experiment.Recipe(
         architectures=16,

@@ -12,8 +12,8 @@ from search_spaces import Family, SearchSpace, preset
 from surrogates.additive.choices import ChoiceVectors
 from surrogates.additive.encoding import Encoded, Encoder
 from surrogates.base import FloatArray
-from surrogates.dominance import hypervolume, non_dominated_mask
-from surrogates.evolution import NSGA2, SEARCHERS, crowding_distance, rank
+from surrogates.dominance import hypervolume, non_dominated_mask, non_dominated_rank
+from surrogates.evolution import NSGA2, SEARCHERS, crowding_distance
 from surrogates.problem import Problem
 from surrogates.simulate import Simulation, simulate
 
@@ -156,7 +156,7 @@ def test_attainment_against_brute_force(problem: Problem) -> None:
 
 def test_ranks_and_crowding_against_their_definitions() -> None:
     points = np.random.default_rng(0).integers(0, 9, size=(60, 2)).astype(float)
-    ranks = rank(points)
+    ranks = non_dominated_rank(points)
     for i, j in itertools.permutations(range(60), 2):
         if np.all(points[i] <= points[j]) and np.any(points[i] < points[j]):
             assert ranks[i] < ranks[j]

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +17,15 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from filelock import FileLock
 from small_spaces import small_space
 
 from nas.files import FileWriteError
-from nas.journal import StudyStorageError, open_storage, repair_journal
+from nas.journal import StudyStorageError, repair_journal
 from nas.objectives import Evaluation, Objective
 from nas.searchers import samplers
+from nas.storage import open_storage
 from nas.study import StudyResult, run_study
-from nas.study_loop import WorkerError
+from nas.study_workers import WorkerError
 from search_spaces import Architecture, SearchSpace, costs
 
 SPACE = small_space(attention_sparsities=("dense", "2:4"), ffn_sparsities=("dense", "1:4"))
@@ -278,11 +279,20 @@ def test_another_study_under_the_same_name_is_refused(
     study(n_trials=2, storage=path, fingerprint={"supernet": "mine"})
 
 
-def test_two_runs_of_one_study_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "study.journal"
-    with FileLock(f"{path}.run"), pytest.raises(StudyStorageError, match="another process"):
-        study(storage=path)
-    assert len(study(storage=path).evaluations) == 12
+def test_two_runs_of_one_study_join(tmp_path: Path) -> None:
+    """Neither is refused, and together they make what one would have made (more in ``test_scale_out.py``)."""
+    path, counted = tmp_path / "study.journal", Counted(tmp_path / "log", delay_s=0.02)
+    found: list[StudyResult] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(study(storage=path, evaluate=counted)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    assert [architectures(result) for result in found] == [architectures(study())] * 2
+    assert len(counted.keys()) == len({*counted.keys()})
 
 
 @pytest.mark.parametrize("cut", [1, 7, 30])

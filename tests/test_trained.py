@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import nas.training.trained as trained_module
-from nas import commands
 from nas.cli import main
+from nas.commands import profiling, run_folder, searching
 from nas.data import CorpusError
 from nas.files import FolderLock, FolderLockedError
 from nas.model import CheckpointError
@@ -177,10 +177,11 @@ LAUNCHED = """
 import os, sys
 import torch
 torch.set_num_threads(1)
-from nas import cli, commands
+from nas import cli
+from nas.commands import training
 from nas.training import trained
 from tests.test_trained import SPACE
-commands.preset = lambda name: SPACE
+training.preset = lambda name: SPACE
 if os.environ["RANK"] != "0":
     trained.save_supernet = None  # the first process stores for all
 sys.exit(cli.main(sys.argv[1:]))
@@ -249,12 +250,12 @@ def test_a_run_is_verified_on_its_own_tokens_whatever_became_of_the_text(
 ) -> None:
     write_run(SearchRun(corpus=str(a), out=folder, from_scratch=True))
     results, before = _results(folder), contents(folder)
-    first = commands._supernet(folder, results)
+    first = run_folder.supernet_of(folder, results)
     a.write_text(a.read_text() + "one more line\n")
-    again = commands._supernet(folder, results)
+    again = run_folder.supernet_of(folder, results)
     assert again.corpus.fingerprint == first.corpus.fingerprint == results["inputs"]["corpus"]
     a.unlink()
-    commands._supernet(folder, results)
+    run_folder.supernet_of(folder, results)
     assert contents(folder) == before
 
 
@@ -268,10 +269,10 @@ def test_a_run_without_its_tokens_is_refused_on_another_text_and_mended_on_its_o
     a.write_text(text + "one more line\n")
     expected = results["inputs"]["corpus"]
     with pytest.raises(CorpusError, match=f"fingerprint {expected}, got .* restore the text"):
-        commands._supernet(folder, results)
+        run_folder.supernet_of(folder, results)
     assert contents(folder) == before
     a.write_text(text)
-    assert commands._supernet(folder, results).corpus.fingerprint == expected
+    assert run_folder.supernet_of(folder, results).corpus.fingerprint == expected
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_results_with_values_of_another_type_are_refused(field: str, value: Any)
         "winners": [winner],
     }
     with pytest.raises(ValueError, match="expected the results of `nas search`, got a provenance"):
-        commands._front(results, None)
+        run_folder.winners_of(results, None)
 
 
 # --- a supernet that was trained before
@@ -319,7 +320,7 @@ def test_a_supernet_is_used_for_its_own_space_and_text_only(
 @pytest.fixture
 def small_preset(monkeypatch: pytest.MonkeyPatch) -> SearchSpace:
     """The preset ``tiny`` is the small space."""
-    for module in ("nas.commands", "nas.pipeline", "nas.run_settings"):
+    for module in ("nas.commands.profiling", "nas.pipeline", "nas.run_settings"):
         monkeypatch.setattr(f"{module}.preset", lambda name: SPACE)
     return SPACE
 
@@ -347,7 +348,7 @@ def test_a_search_goes_on_with_a_trained_supernet_and_resumes_with_no_other(
     assert results["inputs"]["supernet"] == sha256
     assert read_run(config.out)["supernet"] == sha256
     assert not (config.out / "supernet.json").exists()
-    assert commands._supernet(config.out, results).path == (folder / "supernet.json").resolve()
+    assert run_folder.supernet_of(config.out, results).path == (folder / "supernet.json").resolve()
     assert run(config) == results
     with pytest.raises(ValueError, match=r"expected the run that .*'supernet': .*None"):
         check_same_run(replace(config, supernet=None))
@@ -407,7 +408,7 @@ def test_profile_trains_what_search_trains(
 def test_the_search_that_a_profile_proposes_uses_its_folder() -> None:
     from nas.cli import Profile
 
-    plain = commands._search_command(commands._search_options(Profile(out=Path("runs/p"))))
+    plain = searching.search_command(profiling.search_options(Profile(out=Path("runs/p"))))
     assert plain == "nas search --out runs/p"
     command = Profile(
         corpus="a b.txt",
@@ -416,7 +417,7 @@ def test_the_search_that_a_profile_proposes_uses_its_folder() -> None:
         workloads=("decode_ms[batch=8, context=64]",),
         out=Path("runs/p"),
     )
-    assert commands._search_command(commands._search_options(command)) == (
+    assert searching.search_command(profiling.search_options(command)) == (
         "nas search --corpus 'a b.txt' --supernet t/supernet.json --profile-architectures 32 "
         "--objectives perplexity 'decode_ms[batch=8,context=64]' weight_bytes --out runs/p"
     )

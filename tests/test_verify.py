@@ -15,7 +15,7 @@ import pytest
 from small_models import random_supernet
 from small_spaces import small_space, uniform
 
-import nas.commands as commands_module
+import nas.commands.winners as commands_module
 import nas.deploy.baseline as baseline_module
 import nas.deploy.materialize as materialize_module
 import nas.deploy.report as report_module
@@ -163,7 +163,7 @@ def run(
     results["hypervolume"] = 0.5
     publish(results, folder)
     (folder / "run.json").write_text(json.dumps(SearchRun(out=folder).to_json()))
-    monkeypatch.setattr(commands_module, "_supernet", lambda *_, **__: supernet)
+    monkeypatch.setattr(commands_module, "supernet_of", lambda *_, **__: supernet)
     return folder
 
 

@@ -20,8 +20,7 @@ from experiments.dataflow.sweep import (
     summarize,
     sweep,
 )
-from experiments.kernels.tables import write_csv
-from experiments.results import ROOT, command_line, run, write_result
+from experiments.results import ROOT, command_line, run, write_csv, write_result
 from search_spaces import Workload
 from surrogates import MODES, Efficiency, device
 

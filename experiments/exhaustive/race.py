@@ -17,6 +17,7 @@ from experiments.exhaustive.table import OBJECTIVES, Lookup, small_space
 from nas.files import append_jsonl, read_jsonl
 from nas.objectives import Objective
 from nas.pareto import normalized_hypervolume
+from nas.searchers import model_samplers
 from nas.study import run_study
 from search_spaces import Architecture
 
@@ -65,7 +66,7 @@ def run_one(task: Task) -> dict[str, Any]:
         sampler=sampler,
         n_trials=budget,
         seed=seed,
-        known={2: _KnownBytes(lookup)} if sampler.startswith("qlog") else None,
+        known={2: _KnownBytes(lookup)} if sampler in model_samplers() else None,
         ref_point=dict(zip(names, ref.tolist(), strict=True)),
         ideal=dict(zip(names, ideal.tolist(), strict=True)),
         progress=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ OBJECTIVES = ("perplexity", "decode_ms[batch=1,context=128]", "weight_bytes")
 _CHUNK = 64
 
 
+@functools.cache  # asked for by every evaluation; a space checks every layer that it allows
 def small_space() -> SearchSpace:
     """1728 subnets of the tiny supernet: three layers, each with three attentions and four FFNs to choose from."""
     tiny = preset("tiny")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +20,20 @@ from experiments.hw_gpt_bench.plots import (
 )
 from experiments.hw_gpt_bench.quality import judge, summary
 from experiments.hw_gpt_bench.searches import correlation, objectives, race, race_rows
+from experiments.hw_gpt_bench.speed import speeds
 from experiments.hw_gpt_bench.tasks import run_tasks
 from experiments.hw_gpt_bench.transfer import fit_known, leave_one_out
-from experiments.results import ROOT, command_line, digest, result_folder, run, write_result
-from nas.files import sha256_file, write_json_atomic, write_text_atomic
+from experiments.results import (
+    ROOT,
+    command_line,
+    digest,
+    result_folder,
+    run,
+    write_csv,
+    write_result,
+)
+from nas.files import sha256_file, write_json_atomic
+from surrogates.additive.exact import METRICS as EXACT
 from surrogates.benchmark import Benchmark, shipped_benchmarks
 from surrogates.tables import MeasurementTable
 
@@ -43,6 +51,8 @@ class Recipe:
         transfer_draws: of the rows of the new device.
         budget: evaluations of a search.
         seeds: of the searches.
+        asked: architectures of a timed question.
+        repeats: of each timed question.
         out: folder of tables and plots; by default the one of this machine under ``results``.
         results: where that folder is.
     """
@@ -54,6 +64,8 @@ class Recipe:
     transfer_draws: int = 3
     budget: int = 2000
     seeds: int = 20
+    asked: int = 10_000
+    repeats: int = 7
     out: Path | None = None
     results: Path = ROOT
 
@@ -61,7 +73,8 @@ class Recipe:
 def main(recipe: Recipe) -> None:
     """Run everything that the data at hand allow."""
     begin, say = time.perf_counter(), Console()
-    for name in ("n_train", "n_test", "draws", "transfer_draws", "budget", "seeds"):
+    counts = ("n_train", "n_test", "draws", "transfer_draws", "budget", "seeds", "asked", "repeats")
+    for name in counts:
         if getattr(recipe, name) < 1:
             raise ValueError(f"expected {name} of 1 or more, got {getattr(recipe, name)}")
     threadpool_limits(1, "blas")  # small matrices, beside worker processes
@@ -90,6 +103,7 @@ def main(recipe: Recipe) -> None:
         values["metrics"] = _quality(recipe, path, table, out, say)
         values["transfer"] = _transfer(recipe, path, table, out, values["metrics"], say)
     values["searches"] = _searches(recipe, bench, out, say)
+    values["speed"] = _speed(recipe, bench, out, say)
     values["seconds"] = round(time.perf_counter() - begin, 1)
     write_result(
         out,
@@ -152,7 +166,7 @@ def _quality(
         for device, by_metric in metrics.items()
         for metric, values in by_metric.items()
     ]
-    write_text_atomic(out / "metrics.csv", _csv(rows))
+    write_csv(out / "metrics.csv", rows)
     plot_quality(metrics, out / "quality.png")
     shown = Table("device", "metric", "tau", "MAPE", "OLS", "full", "cov.", "width", "split")
     for row in rows:
@@ -228,7 +242,7 @@ def _transfer(
             )
     if not rows:
         return rows
-    write_text_atomic(out / "transfer.csv", _csv(rows))
+    write_csv(out / "transfer.csv", rows)
     plot_learning(rows, out / "transfer.png")
     shown = Table("new device", "metric", "20 random", "20 chosen", "alone, 20 random", "200 rows")
     for key in costs:
@@ -258,25 +272,33 @@ def _searches(recipe: Recipe, bench: Benchmark, out: Path, say: Console) -> list
         f"{len(simulations)} baselines, {recipe.seeds} seeds, {recipe.budget} evaluations: {time.perf_counter() - begin:.1f} s",
         markup=False,
     )
-    write_text_atomic(out / "searches.csv", _csv(rows))
+    write_csv(out / "searches.csv", rows)
     plot_searches(simulations, f"{bench.name}, {device}", out / "searches.png")
     names, matrix = correlation(bench)
     lines = [
         {"": name, **dict(zip(names, row.round(4).tolist(), strict=True))}
         for name, row in zip(names, matrix, strict=True)
     ]
-    write_text_atomic(out / "correlation.csv", _csv(lines))
+    write_csv(out / "correlation.csv", lines)
     plot_correlation(names, matrix, out / "correlation.png")
     return rows
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
-    buffer = io.StringIO()
-    fields = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(buffer, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+def _speed(recipe: Recipe, bench: Benchmark, out: Path, say: Console) -> list[dict[str, Any]]:
+    """Seconds of questions to the first device's surrogates, one thread."""
+    asked = objectives(bench)
+    if asked is None:
+        return []
+    device = asked[0]
+    metrics = tuple(name for name in bench.metrics(device) if name not in EXACT)
+    rows = speeds(bench, device, metrics, recipe.asked, recipe.repeats)
+    write_csv(out / "speed.csv", rows)
+    shown = Table("question", "architectures", "metrics", "ms", "least", "most")
+    for row in rows:
+        times = [f"{1e3 * row[name]:.3g}" for name in ("seconds", "least", "most")]
+        shown.add_row(row["question"], str(row["architectures"]), str(row["metrics"]), *times)
+    say.print(shown)
+    return rows
 
 
 if __name__ == "__main__":

@@ -15,8 +15,16 @@ from experiments.kernels import checks
 from experiments.kernels.cases import Bench, Case, select_cases
 from experiments.kernels.measure import Outcome, measure, setting_of
 from experiments.kernels.plots import draw
-from experiments.kernels.tables import COLUMNS, path_rows, summarize, write_csv
-from experiments.results import command_line, device_slug, digest, result_folder, run, write_result
+from experiments.kernels.tables import COLUMNS, path_rows, summarize
+from experiments.results import (
+    command_line,
+    device_slug,
+    digest,
+    result_folder,
+    run,
+    write_csv,
+    write_result,
+)
 from nas.deploy.runtime import Runtime, check_device, device_name
 from nas.files import sha256_file
 

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from experiments.kernels.cards import CARDS
 from experiments.kernels.prediction import kind_of, predict
-from experiments.kernels.tables import read_csv, summarize, write_csv
-from experiments.results import ROOT, command_line, run, write_result
+from experiments.kernels.tables import read_csv, summarize
+from experiments.results import ROOT, command_line, run, write_csv, write_result
 
 STATIC_TABLE = Path(__file__).with_name("static_table.json")
 # Counts of a card whose own architecture was not compiled for: the nearest older instruction set.

@@ -17,8 +17,7 @@ from experiments.kernels.checks import check_product
 from experiments.kernels.decode_models import MODELS, ModelShape, build, unpacked
 from experiments.kernels.door import MissingFormat
 from experiments.kernels.shapes import Kind, find_kinds
-from experiments.kernels.tables import write_csv
-from experiments.results import ROOT, command_line, result_folder, run, write_result
+from experiments.results import ROOT, command_line, result_folder, run, write_csv, write_result
 from nas.deploy.measure import step_function
 from nas.deploy.runtime import DTYPES, Runtime, check_device, device_name
 from nas.deploy.turns import Timing, time_in_turns

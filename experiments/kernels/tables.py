@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from nas.files import write_text_atomic
 
 COLUMNS = (
     *("dtype", "model", "layer", "out_features", "in_features", "pattern", "sparsity", "level", "rows"),
@@ -64,15 +61,6 @@ def _value_bytes(path: str, dtype: str) -> float:
 def _short(value: Any) -> Any:
     """Four digits: more are noise, and make a table that nobody reads."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows under their columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text_atomic(path, text.getvalue())
 
 
 def read_csv(path: Path) -> list[dict[str, Any]]:

@@ -38,12 +38,14 @@ class Victim:
     Args:
         folder: of the run.
         options: of ``nas search``, without ``--out``.
+        program: that is ``nas``.
         losses: what a restart no longer had; empty if all is well.
         killed: the moments at which it was really killed; a moment is missed when the stage ended before.
     """
 
     folder: Path
     options: Sequence[str]
+    program: Sequence[str] = (sys.executable, "-m", "nas")
     losses: list[str] = field(default_factory=list)
     killed: list[Moment] = field(default_factory=list)
     _kept: dict[str, list[bytes]] = field(default_factory=dict)
@@ -89,7 +91,7 @@ class Victim:
     def _start(self) -> tuple[subprocess.Popen[bytes], Path]:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder.with_name(f"{self.folder.name}.log")
-        command = [sys.executable, "-m", "nas", "search", *self.options, "--out", str(self.folder)]
+        command = [*self.program, "search", *self.options, "--out", str(self.folder)]
         environment = os.environ | {"PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"}
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -119,7 +121,7 @@ def uninterrupted(victim: Victim, folder: Path) -> dict[str, Any]:
     """Results of the same run in another folder with the same profile records, and no kill."""
     folder.mkdir(parents=True)
     shutil.copy(victim.folder / "profile.jsonl", folder)
-    return Victim(folder, victim.options).finish()
+    return Victim(folder, victim.options, victim.program).finish()
 
 
 def differences(results: dict[str, Any], expected: dict[str, Any]) -> list[str]:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nas.data.tokenizer import save_tokenizer
 from nas.deploy.runtime import Runtime
 from nas.files import PathLike
 from nas.model import GPT, MaskCache, extract, save_gpt
 from nas.objectives import Evaluation, Objective
-from nas.pareto import ParetoFront, hypervolume
+from nas.pareto import ParetoFront
 from nas.training import TrainedSupernet
 from search_spaces import Architecture
 
@@ -141,18 +139,11 @@ def materialize(
 
 
 def select(front: ParetoFront, number: int) -> list[Evaluation]:
-    """At most ``number`` members, added one by one where each adds the most hypervolume; in order of the latency, if there is one.
+    """The ``number`` members that together span the most hypervolume, in order of the latency, if there is one.
 
-    Greedy selection is within 1 - 1/e of the best subset (Nemhauser et al., 1978). Members beyond
-    the reference point add none and come last.
+    Members beyond the reference point add none and come last. See :func:`nas.pareto.select_subset`.
     """
-    Y = np.array(front.values_nm)
-    ref = np.array(front.ref_point) if front.ref_point is not None else 1.01 * Y.max(axis=0) + 1e-9
-    chosen: list[int] = []
-    while len(chosen) < min(number, len(Y)):
-        rest = [i for i in range(len(Y)) if i not in chosen]
-        gains = [float(hypervolume(Y[[*chosen, i]] / ref, np.ones(len(ref)))) for i in rest]
-        chosen.append(rest[int(np.argmax(gains))])
     metrics = [o.metric for o in front.objectives]
     column = next((metrics.index(m) for m in ("decode_ms", "prefill_ms") if m in metrics), 0)
-    return [front.evaluations[i] for i in sorted(chosen, key=lambda i: float(Y[i, column]))]
+    rows = sorted(front.select(number).rows, key=lambda i: float(front.values_nm[i, column]))
+    return [front.evaluations[i] for i in rows]

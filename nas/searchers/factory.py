@@ -18,7 +18,7 @@ from optuna.samplers import (
 from nas.searchers.indexed import ReseededSampler
 
 if TYPE_CHECKING:
-    from nas.searchers.bayesian_sampler import KnownObjective
+    from nas.searchers.model_sampler import KnownObjective
 
 # Optuna's 50 leaves NSGA in its random first generation for the whole of a small budget.
 _POPULATION = 20
@@ -69,17 +69,23 @@ class _NSGAIII(_Stateless, NSGAIIISampler):
 
 _OPTUNA = ("random", "nsga2", "nsga3", "tpe", "gp")
 _BAYESIAN = {"qlognehvi": "nehvi", "qlognparego": "nparego"}
+DEFAULT = "auto"
+
+
+def model_samplers() -> tuple[str, ...]:
+    """Names of those that also take ``search_space``, ``known``, ``canonical`` and ``ref_point``."""
+    return (DEFAULT, *_BAYESIAN)
 
 
 def samplers() -> tuple[str, ...]:
     """Names that :func:`make_sampler` knows."""
-    return (*_OPTUNA, *_BAYESIAN)
+    return (DEFAULT, *_OPTUNA, *_BAYESIAN)
 
 
 def make_sampler(
-    name: str,
+    name: str = DEFAULT,
     *,
-    seed: int,
+    seed: int = 0,
     known: Mapping[int, KnownObjective] | None = None,
     ref_point: Sequence[float] | None = None,
     warm_start: Sequence[Mapping[str, Any]] = (),
@@ -90,13 +96,14 @@ def make_sampler(
     Every proposal is a pure function of ``seed``, the trial's index and the finished trials, so a study can be resumed.
 
     Args:
-        name: one of :func:`samplers`.
+        name: one of :func:`samplers`; ``auto`` is the default of a search.
         seed: of the whole study, 0 or more.
-        known: objective index -> function of a list of params that returns (mean_n, std_n); used by qlognehvi and qlognparego.
-        ref_point: worst values that still count; used by qlognehvi.
+        known: objective index -> function of a list of params that returns (mean_n, std_n); used by :func:`model_samplers`.
+        ref_point: worst values that still count; used by :func:`model_samplers`.
         warm_start: parameters of the first proposals.
-        options: further arguments of the sampler (``population_size``, ``n_startup_trials``, ...; for qlognehvi and qlognparego those
-            of :class:`nas.searchers.bayesian_sampler.BayesianSampler`: ``search_space``, ``n_startup``, ``canonical``, ...).
+        options: further arguments of the sampler (``population_size``, ``n_startup_trials``, ...; for ``auto`` those of
+            :class:`nas.searchers.structured.sampler.StructuredSampler`, for qlognehvi and qlognparego those of
+            :class:`nas.searchers.bayesian_sampler.BayesianSampler`: ``search_space``, ``n_startup``, ``canonical``, ...).
 
     Raises:
         ValueError: if the name is unknown (the near ones are proposed), or an option is unknown or out of range.
@@ -106,6 +113,12 @@ def make_sampler(
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"expected a sampler in {', '.join(samplers())}, got {name!r}{hint}")
     try:
+        if name == DEFAULT:
+            from nas.searchers.structured.sampler import StructuredSampler
+
+            return StructuredSampler(
+                seed=seed, known=known, ref_point=ref_point, warm_start=warm_start, **options
+            )
         if name in _BAYESIAN:
             # here, because BoTorch takes two seconds to import
             from nas.searchers.bayesian_sampler import BayesianSampler

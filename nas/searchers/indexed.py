@@ -1,24 +1,37 @@
 """Samplers whose every proposal is a pure function of the seed, the trial's index and the finished trials.
 
-A trial's *index* is the smallest one that no complete, pruned or running trial of the study holds. A trial that failed, or that a
-killed process left running and the study loop marked as failed, frees its index, and whoever takes it over makes the same proposal
-again: a study run in pieces ends with the same trials as one run at a stretch.
+A trial's *index* is the smallest one that no other trial of the study holds. A trial that a killed process left running frees its
+index when its storage or the study loop gives it up, and whoever takes it over makes the same proposal again: a study run in pieces
+ends with the same trials as one run at a stretch. A trial that was told as failed (an exception, NaN) keeps its index: the same
+proposal would fail again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-INDEX_KEY = "nas:index"  # system attribute of a trial
-_HOLDING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+INDEX_KEY, FAILED_KEY = "nas:index", "nas:failed"  # system attributes of a trial
+
+
+def holds_index(trial: FrozenTrial) -> bool:
+    """Whether a trial keeps its index: every one but those that were given up."""
+    return trial.state != TrialState.FAIL or bool(trial.system_attrs.get(FAILED_KEY))
+
+
+def give_up(study: Study, trial_id: int) -> None:
+    """Mark a running trial as failed without telling its sampler, so that its index is free and its proposal is made again."""
+    with contextlib.suppress(UpdateFinishedTrialError):  # it ended just now
+        study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
 
 def index_of(trial: FrozenTrial) -> int | None:
@@ -64,13 +77,25 @@ class IndexedSampler(BaseSampler):
         """Give the trial its index."""
         with self._lock:
             held = set()
-            for position, other in enumerate(study.get_trials(deepcopy=False, states=_HOLDING)):
+            holding = filter(holds_index, study.get_trials(deepcopy=False))
+            for position, other in enumerate(holding):
                 if other.number != trial.number:
                     index = index_of(other)
                     held.add(position if index is None else index)
             index = next(i for i in range(len(held) + 1) if i not in held)
             study._storage.set_trial_system_attr(trial._trial_id, INDEX_KEY, index)
             trial.system_attrs[INDEX_KEY] = index
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Remember that a trial was told as failed."""
+        if state == TrialState.FAIL:
+            study._storage.set_trial_system_attr(trial._trial_id, FAILED_KEY, True)
 
     def warm_params(self, trial: FrozenTrial) -> dict[str, Any] | None:
         """Parameters this trial has to begin with; None when it is free."""
@@ -124,6 +149,7 @@ class ReseededSampler(IndexedSampler):
         values: Sequence[float] | None,
     ) -> None:
         """Pass on, and forget the trial's sampler."""
+        super().after_trial(study, trial, state, values)
         sampler = self._samplers.pop(trial.number, None)
         if sampler is not None:
             sampler.after_trial(study, trial, state, values)

@@ -33,15 +33,26 @@ _STEPS = (0.02, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
-class _Parameter:
+class Parameter:
+    """One parameter of a space.
+
+    Args:
+        name: in the study.
+        distribution: Optuna's.
+        values: of a grid, in order; None when continuous.
+        ordered: whether the values lie on a line.
+        features: columns of a kernel for each value, shape (number of values, f); (0, 1) when continuous.
+    """
+
     name: str
     distribution: BaseDistribution
-    values: tuple[Any, ...] | None  # of a grid, in order; None when continuous
+    values: tuple[Any, ...] | None
     ordered: bool
-    features: FloatArray  # (number of values, f) of a grid; (0, 1) when continuous
+    features: FloatArray
 
     @property
     def size(self) -> int:
+        """Number of values; 0 when continuous."""
         return len(self.values) if self.values is not None else 0
 
 
@@ -67,10 +78,10 @@ def _grid_values(distribution: BaseDistribution) -> tuple[Any, ...] | None:
     )
 
 
-def _parameter(name: str, distribution: BaseDistribution) -> _Parameter:
+def _parameter(name: str, distribution: BaseDistribution) -> Parameter:
     values = _grid_values(distribution)
     if values is None:
-        return _Parameter(name, distribution, None, True, np.zeros((0, 1)))
+        return Parameter(name, distribution, None, True, np.zeros((0, 1)))
     numeric = all(isinstance(v, (bool, int, float)) for v in values)
     ordered = numeric and len({*values}) == len(values)
     ordered = ordered and list(values) in (sorted(values), sorted(values, reverse=True))
@@ -80,8 +91,8 @@ def _parameter(name: str, distribution: BaseDistribution) -> _Parameter:
             ranks = (ranks - ranks[0]) / (ranks[-1] - ranks[0] or 1.0)
         else:
             ranks = np.linspace(0.0, 1.0, len(values))
-        return _Parameter(name, distribution, values, True, ranks[:, None])
-    return _Parameter(name, distribution, values, False, np.eye(len(values)) / math.sqrt(2.0))
+        return Parameter(name, distribution, values, True, ranks[:, None])
+    return Parameter(name, distribution, values, False, np.eye(len(values)) / math.sqrt(2.0))
 
 
 class ParameterSpace:
@@ -106,6 +117,11 @@ class ParameterSpace:
             else None
             for p in self._parameters
         ]
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters, in order."""
+        return tuple(self._parameters)
 
     @property
     def dim(self) -> int:
@@ -197,7 +213,7 @@ class ParameterSpace:
         """Hashable name of a point: equal for points with equal parameter values."""
         return x_d.tobytes()
 
-    def _moves(self, p: _Parameter, x: float, rng: np.random.Generator) -> list[float]:
+    def _moves(self, p: Parameter, x: float, rng: np.random.Generator) -> list[float]:
         if p.values is None:
             return [float(np.clip(x + rng.normal(0.0, s), 0.0, 1.0)) for s in _STEPS]
         if not p.ordered or p.size <= _ALL_NEIGHBORS:

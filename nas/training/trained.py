@@ -23,6 +23,7 @@ from nas.data.sources import CorpusError, open_source
 from nas.files import PathLike, run_lock
 from nas.model import MaskCache, Supernet, load_supernet, save_supernet, supernet_perplexities
 from nas.model.checkpoint import CheckpointError
+from nas.model.evaluate import subnet_forward, total_log_loss
 from nas.model.storage import supernet_info
 from nas.training.distributed import Processes
 from nas.training.recipe import TrainingRecipe
@@ -66,6 +67,14 @@ class TrainedSupernet:
         """Perplexity of subnets on the held-out windows, in order; masks are kept for later calls."""
         tokens = self.validation(num_tokens)
         return supernet_perplexities(self.model, architectures, tokens, masks=self._masks)
+
+    def log_losses(self, architecture: Architecture, parts: Sequence[Tensor]) -> list[float]:
+        """Summed next-token cross-entropy of a subnet on each of several sets of windows ``[N, T + 1]``, in nats; masks are kept.
+
+        Each set is read by itself: its sum does not depend on what else is asked for.
+        """
+        forward = subnet_forward(self.model, architecture, self._masks)
+        return [total_log_loss(forward, tokens_NT) for tokens_NT in parts]
 
 
 def embedded_path() -> Path:

@@ -203,25 +203,36 @@ class Encoder:
         """The same architectures, if their numbers mean architectures of this space.
 
         Raises:
-            ValueError: if they were encoded for a space of other choices.
+            ValueError: if they were encoded for a space of other choices, or a row is no architecture; it is named.
         """
-        space = self.space
-        depth_n, present_nl = encoded.depth_n, encoded.attention_nl != ABSENT
-        sizes = (len(self.attention_parts), len(self.ffn_parts))
-        ok = encoded.attention_nl.shape[1:] == encoded.ffn_nl.shape[1:] == (space.depths[-1],)
-        ok = ok and bool(
-            np.all((encoded.width_n >= 0) & (encoded.width_n < len(space.embed_dims)))
-            and np.isin(depth_n, space.depths).all()
-            and np.isin(encoded.bias_n, [int(bias) for bias in space.biases]).all()
-            and np.array_equal(present_nl.sum(axis=1), depth_n)
-            and np.all(encoded.attention_nl < sizes[0])
-            and np.all(encoded.ffn_nl < sizes[1])
-        )
-        if not ok or (encoded.space and encoded.space != space.fingerprint):
+        wrong = self._wrong(encoded)
+        if wrong:
             raise ValueError(
-                f"expected architectures encoded for space {space.name!r}, got those of another one; encode them again"
+                f"expected architectures encoded for space {self.space.name!r}, got those of another one ({wrong}); "
+                "encode them again"
             )
         return encoded
+
+    def _wrong(self, encoded: Encoded) -> str:
+        """What is wrong with the numbers; empty where nothing is."""
+        space, n, num_layers = self.space, len(encoded), self.space.depths[-1]
+        if encoded.space and encoded.space != space.fingerprint:
+            return "of other choices"
+        for name in ENCODED_ARRAYS:
+            shape = getattr(encoded, name).shape
+            expected = (n, num_layers) if name.endswith("_nl") else (n,)
+            if shape != expected:
+                return f"{name} has shape {shape} in place of {expected}"
+        absent_nl = np.arange(num_layers) >= encoded.depth_n[:, None]
+        ok_n = (encoded.width_n >= 0) & (encoded.width_n < len(space.embed_dims))
+        ok_n &= np.isin(encoded.depth_n, space.depths)
+        ok_n &= np.isin(encoded.bias_n, [int(bias) for bias in space.biases])
+        for numbers_nl, parts in zip(
+            (encoded.attention_nl, encoded.ffn_nl), self._parts, strict=True
+        ):
+            known_nl = (numbers_nl >= 0) & (numbers_nl < len(parts))
+            ok_n &= np.where(absent_nl, numbers_nl == ABSENT, known_nl).all(axis=1)
+        return "" if ok_n.all() else f"row {int(np.flatnonzero(~ok_n)[0])} is no architecture of it"
 
     def _finder(self) -> Callable[[LayerConfig], tuple[int, int]]:
         """Layer to its two parts' numbers. A layer's own hash costs more than all the rest, so identities and fields are looked up."""

@@ -43,7 +43,6 @@ def learn(
     Returns:
         Logarithms of the hyperparameters, in the order of ``NAMES``.
     """
-    from scipy.linalg.lapack import dpotri
     from scipy.optimize import minimize
 
     n = len(y_n)
@@ -55,11 +54,10 @@ def learn(
         K_nn[np.diag_indices(n)] += own_n + _JITTER * np.exp(theta[where["constant"]])
         gap = theta - prior
         try:
-            factor_nn = np.linalg.cholesky(K_nn)
+            factor_nn = np.asarray(np.linalg.cholesky(K_nn), dtype=np.float64)
         except np.linalg.LinAlgError:
             return 1e10, np.zeros(len(theta))
-        lower_nn, _ = dpotri(factor_nn, lower=1)  # a third of the cost of solving for the identity
-        inverse_nn = lower_nn + np.tril(lower_nn, -1).T
+        inverse_nn = _inverse_of_factor(factor_nn)
         weights_n = inverse_nn @ y_n
         value = 0.5 * y_n @ weights_n + np.log(np.diag(factor_nn)).sum()
         half_nn = 0.5 * (inverse_nn - np.outer(weights_n, weights_n))
@@ -172,10 +170,15 @@ def inverse_spd(matrix: FloatArray) -> FloatArray:
     Raises:
         numpy.linalg.LinAlgError: if it is not positive definite.
     """
+    return _inverse_of_factor(_cholesky(matrix))
+
+
+def _inverse_of_factor(lower_nn: FloatArray) -> FloatArray:
+    """Inverse of L L^T for a lower triangular L, at a third of the cost of solving for the identity."""
     from scipy.linalg.lapack import dpotri
 
-    lower, _ = dpotri(_cholesky(matrix), lower=1)
-    found: FloatArray = lower + np.tril(lower, -1).T
+    half_nn, _ = dpotri(lower_nn, lower=1)
+    found: FloatArray = half_nn + np.tril(half_nn, -1).T
     return found
 
 

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from search_spaces import Architecture, SearchSpace, Workload
-from surrogates.additive.choices import ChoiceVectors
-from surrogates.additive.counts import Counts
-from surrogates.additive.descriptors import Described, Descriptors
-from surrogates.additive.encoding import Encoded, Encoder
-from surrogates.additive.evidence import Posterior, posterior
+from surrogates.additive.descriptors import Described
+from surrogates.additive.encoding import Encoded
+from surrogates.additive.evidence import posterior
+from surrogates.additive.fitted import Arrays, Fitted, Of, Rows, named
 from surrogates.additive.fitting import MIN_RECORDS, Fitting, Units
-from surrogates.additive.kernel import NAMES, LinearForm, Whitening, starting_point
+from surrogates.additive.inputs import Inputs
+from surrogates.additive.kernel import NAMES
 from surrogates.additive.reach import Reach
 from surrogates.additive.scores import Scores
 from surrogates.additive.transfer import Others, choose
@@ -39,16 +39,8 @@ from surrogates.storage import read_archive, write_archive
 _SCHEMA = 1
 _FOLDS = 10
 _WIDEST = 50.0  # logarithm of an interval's end over the mean: beyond, nothing was learned
-_POINTS, _LOSS = (
-    1000,
-    0.01,
-)  # a saved covariance may lose this share of the noise, over random points
 _MOST_CANDIDATES = 1000
-_MOST_FOR_LEARNING = (
-    300  # rows that hyperparameters are learned from; more change nothing and cost their cube
-)
 _NOISE = NAMES.index("noise")
-Of = Literal["measurement", "value"]
 
 
 class AdditiveSurrogate:
@@ -87,18 +79,9 @@ class AdditiveSurrogate:
         self.workload = workload or Workload("prefill", 1, space.family.context_length)
         self.dtype, self.level, self.seed = dtype, level, seed
         self.others = others
-        self.encoder = Encoder(space)
-        self._descriptors = Descriptors(self.encoder)
-        self._counts = Counts(self.encoder, self.workload, dtype)
-        self._theta: FloatArray | None = None
-        self._posterior: Posterior | None = None
-        self._linear: LinearForm | None = None
-        self._scores: dict[str, Scores] = {}
-        self._reach: Reach | None = None
-        self._records: tuple[Encoded, FloatArray, FloatArray] | None = None
-        self._units = Units(0.0, 1.0, 0.0)
-        self.num_records = 0
-        self.out_of_fold_quality: dict[str, float] = {}  # Kendall's tau and MAPE of the last fit
+        self._inputs = Inputs(space, self.workload, dtype, others)
+        self.encoder = self._inputs.encoder
+        self._found: Fitted | None = None
 
     # --- inputs ----------------------------------------------------------------------------------
 
@@ -108,22 +91,11 @@ class AdditiveSurrogate:
         Raises:
             ValueError: if one is not in the space.
         """
-        if isinstance(architectures, Encoded):
-            return self.encoder.check(architectures)
-        return self.encoder(architectures)
+        return self._inputs.encode(architectures)
 
     def describe(self, encoded: Encoded) -> Described:
         """Inputs of the kernel."""
-        others_no = None if self.others is None else self.others.columns(encoded)
-        return self._descriptors(encoded, self._counts(encoded), others_no)
-
-    def _whitening(self, theta: FloatArray) -> Whitening:
-        log_width_w = np.log2(np.array(self.space.embed_dims, dtype=np.float64))
-        log_width_w = log_width_w - 0.5 * (log_width_w.min() + log_width_w.max())
-        num_whole = len(self._descriptors.kinds) + 2
-        return Whitening(
-            theta, self._descriptors.kinds, log_width_w, self.space.depths[-1], num_whole
-        )
+        return self._inputs.describe(encoded)
 
     # --- fit -------------------------------------------------------------------------------------
 
@@ -161,38 +133,37 @@ class AdditiveSurrogate:
             raise ValueError(
                 f"expected records of {MIN_RECORDS} or more different architectures, got {num_different}; measure more"
             )
-        x = self.describe(encoded)
-        self._units = Units.of(y_n)
-        z_n = self._units.standardize(y_n)
+        x, inputs = self.describe(encoded), self._inputs
+        units = Units.of(y_n)
+        z_n = units.standardize(y_n)
         rng = np.random.default_rng(self.seed)
         fold_n = (rng.permutation(num_different) % _FOLDS)[keys_n]
-        fitting = Fitting(
-            x, encoded.width_n, self._whitening, self._descriptors.kinds, self._prior(), self._units
-        )
+        fitting = Fitting(x, encoded.width_n, inputs.whitening, inputs.kinds, inputs.prior(), units)
         theta, noise_n, trust_n = fitting.learn(y_n, z_n, rng)
-        psi_np = self._whitening(theta)(x, encoded.width_n)
-        self._theta, self._linear = theta, None
-        self._posterior = posterior(psi_np, z_n, noise_n)
-        self._records = (encoded, z_n, noise_n)
         mean_n, variance_n = fitting.out_of_fold(z_n, theta, noise_n, trust_n, fold_n)
-        predicted_n = self._units.positive(mean_n)
-        own_n = self._units.unit * np.sqrt(variance_n) / predicted_n
-        self._scores = {"value": Scores.fit(y_n[:, None], predicted_n, own_n, self.level)}
-        self._scores["measurement"] = (
-            self._scores["value"]
+        predicted_n = units.positive(mean_n)
+        own_n = units.unit * np.sqrt(variance_n) / predicted_n
+        of_value = Scores.fit(y_n[:, None], predicted_n, own_n, self.level)
+        of_measurement = (
+            of_value
             if singles_nr is None
             else Scores.fit(singles_nr, predicted_n, own_n, self.level)
         )
-        self._reach = Reach.fit(x, encoded)
-        self.num_records = len(encoded)
-        self.out_of_fold_quality = {
-            "kendall_tau": round(kendall_tau(predicted_n, y_n), 4),
-            "mape": round(mape(predicted_n, y_n), 5),
-        }
+        self._found = Fitted(
+            inputs=inputs,
+            theta=theta,
+            posterior=posterior(inputs.whitening(theta)(x, encoded.width_n), z_n, noise_n),
+            units=units,
+            scores={"value": of_value, "measurement": of_measurement},
+            reach=Reach.fit(x, encoded),
+            rows=Rows(encoded, z_n, noise_n),
+            num_records=len(encoded),
+            quality={
+                "kendall_tau": round(kendall_tau(predicted_n, y_n), 4),
+                "mape": round(mape(predicted_n, y_n), 5),
+            },
+        )
         return self
-
-    def _prior(self) -> FloatArray:
-        return starting_point(self.space.depths[-1]) if self.others is None else self.others.prior()
 
     def choose(
         self, candidates: Sequence[Architecture] | Encoded, num: int, seed: int = 0
@@ -222,10 +193,10 @@ class AdditiveSurrogate:
                 rows, max(_MOST_CANDIDATES, num), replace=False
             )
         pool = encoded.take(rows)
-        x, prior = self.describe(pool), self._prior()
+        x, prior = self.describe(pool), self._inputs.prior()
         size_n = x.counts_nk.mean(axis=1) if self.others is None else x.others_no[:, 0]
         weight_n = (np.median(size_n) / size_n) ** 2
-        psi_np = self._whitening(prior)(x, pool.width_n)
+        psi_np = self._inputs.whitening(prior)(x, pool.width_n)
         return rows[choose(psi_np, weight_n, num, float(np.exp(prior[_NOISE])))]
 
     # --- predict ---------------------------------------------------------------------------------
@@ -242,7 +213,7 @@ class AdditiveSurrogate:
         Raises:
             ValueError: if called before :meth:`fit`, or an architecture is not in the space.
         """
-        theta, found, reach = self._fitted()
+        found = self._fitted()
         if of not in ("measurement", "value"):
             raise ValueError(f"expected of to be 'measurement' or 'value', got {of!r}")
         encoded = self.encode(architectures)
@@ -250,10 +221,9 @@ class AdditiveSurrogate:
             empty = np.zeros(0)
             return Prediction(empty, empty, empty, empty, self.level)
         x = self.describe(encoded)
-        mean_s, variance_s = found(self._cached_whitening(theta)(x, encoded.width_n))
-        mean_s = self._units.positive(mean_s)
-        scores = self._scores[of]
-        scale_s = scores.scale(mean_s, self._units.unit * np.sqrt(variance_s) / mean_s)
+        mean_s, own_std_s = found.mean_and_std(x, encoded.width_n)
+        scores = found.scores[of]
+        scale_s = scores.scale(mean_s, own_std_s)
         low_s = mean_s * np.exp(np.clip(scores.low * scale_s, -_WIDEST, 0.0))
         high_s = mean_s * np.exp(np.clip(scores.high * scale_s, 0.0, _WIDEST))
         return Prediction(
@@ -262,7 +232,7 @@ class AdditiveSurrogate:
             low_s,
             high_s,
             self.level,
-            reach.is_beyond(x, encoded),
+            found.reach.is_beyond(x, encoded),
             log_scale_n=scale_s,
             knots_q=scores.knots_q,
         )
@@ -274,14 +244,11 @@ class AdditiveSurrogate:
 
     def mean_of(self, x: Described, width_n: npt.NDArray[np.int64]) -> FloatArray:
         """:meth:`mean` of architectures that :meth:`describe` has described, of this or of another surrogate of the same inputs."""
-        theta, found, _ = self._fitted()
-        if self._linear is None:
-            self._linear = self._cached_whitening(theta).fold(found.mean_p, x)
-        return self._units.positive(self._linear(x, width_n))
+        return self._fitted().mean(x, width_n)
 
     def is_beyond(self, x: Described, encoded: Encoded) -> BoolArray:
         """Where an architecture lies far outside the records, shape (s,)."""
-        return self._fitted()[2].is_beyond(x, encoded)
+        return self._fitted().reach.is_beyond(x, encoded)
 
     def sample(
         self,
@@ -292,20 +259,22 @@ class AdditiveSurrogate:
         """One draw per architecture from the predictive distribution, above 0, shape (s,)."""
         return self.predict(architectures, of).sample(rng)
 
-    def _cached_whitening(self, theta: FloatArray) -> Whitening:
-        known = self.__dict__.get("_known_whitening")
-        if known is None or known[0] is not theta:
-            known = (theta, self._whitening(theta))
-            self.__dict__["_known_whitening"] = known
-        found: Whitening = known[1]
-        return found
-
-    def _fitted(self) -> tuple[FloatArray, Posterior, Reach]:
-        if self._theta is None or self._posterior is None or self._reach is None:
+    def _fitted(self) -> Fitted:
+        if self._found is None:
             raise ValueError(
                 "expected a fitted surrogate, got one without records; call fit() or load() first"
             )
-        return self._theta, self._posterior, self._reach
+        return self._found
+
+    @property
+    def num_records(self) -> int:
+        """Records of the last fit; 0 before it."""
+        return 0 if self._found is None else self._found.num_records
+
+    @property
+    def out_of_fold_quality(self) -> dict[str, float]:
+        """Kendall's tau and MAPE of the last fit, out of fold; empty before it."""
+        return {} if self._found is None else dict(self._found.quality)
 
     @property
     def middle(self) -> float:
@@ -314,8 +283,7 @@ class AdditiveSurrogate:
         Raises:
             ValueError: if called before :meth:`fit`.
         """
-        self._fitted()
-        return self._units.middle
+        return self._fitted().units.middle
 
     @property
     def theta(self) -> FloatArray:
@@ -324,7 +292,7 @@ class AdditiveSurrogate:
         Raises:
             ValueError: if called before :meth:`fit`.
         """
-        return self._fitted()[0]
+        return self._fitted().theta
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -333,32 +301,20 @@ class AdditiveSurrogate:
         Raises:
             ValueError: if called before :meth:`fit`.
         """
-        return dict(zip(NAMES, np.exp(self._fitted()[0]).tolist(), strict=True))
+        return dict(zip(NAMES, np.exp(self._fitted().theta).tolist(), strict=True))
 
     # --- files -----------------------------------------------------------------------------------
 
-    def to_parts(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    def to_parts(self) -> tuple[dict[str, Any], Arrays]:
         """The fitted surrogate as JSON values and arrays."""
-        theta, found, reach = self._fitted()
+        own, arrays = self._fitted().to_parts()
         meta: dict[str, Any] = {
             "space": self.space.to_json(),
             "workload": [self.workload.phase, self.workload.batch, self.workload.context],
             "dtype": self.dtype,
             "level": self.level,
             "seed": self.seed,
-            "names": list(NAMES),
-            "kinds": list(self._descriptors.kinds),
-            "middle": self._units.middle,
-            "unit": self._units.unit,
-            "floor": self._units.floor,
-            "num_records": self.num_records,
-            "out_of_fold_quality": self.out_of_fold_quality,
-            "scores": {name: scores.to_json() for name, scores in self._scores.items()},
-        }
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "theta": theta,
-            **self._posterior_arrays(theta, found),
-            **reach.to_arrays(),
+            **own,
         }
         if self.others is not None:
             others: list[dict[str, Any]] = []
@@ -369,34 +325,8 @@ class AdditiveSurrogate:
             meta["others"] = others
         return meta, arrays
 
-    def _posterior_arrays(self, theta: FloatArray, found: Posterior) -> dict[str, npt.NDArray[Any]]:
-        """Of few records the records themselves, which say the posterior in a hundredth of its size; of many the posterior."""
-        if found.is_reduction:
-            assert self._records is not None
-            encoded, z_n, noise_n = self._records
-            rows = {f"records_{name}": values for name, values in encoded.to_arrays().items()}
-            return {**rows, "records_z_n": z_n, "records_noise_n": noise_n}
-        choices = ChoiceVectors(self.encoder)
-        sample = choices.decode(choices.sample(_POINTS, np.random.default_rng(0)))
-        psi_sp = self._cached_whitening(theta)(self.describe(sample), sample.width_n)
-        found = found.compressed(psi_sp, _LOSS * float(np.exp(theta[_NOISE])))
-        return {"mean_p": found.mean_p, "spread_rp": found.spread_rp.astype(np.float32)}
-
-    def _load_posterior(self, theta: FloatArray, arrays: dict[str, npt.NDArray[Any]]) -> Posterior:
-        if "mean_p" in arrays:
-            spread_rp = arrays["spread_rp"].astype(np.float64)
-            return Posterior(arrays["mean_p"], spread_rp, False)
-        prefix = "records_"
-        own = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-        z_n, noise_n = own.pop("z_n"), own.pop("noise_n")
-        encoded = Encoded.from_arrays(own, self.space.fingerprint)
-        self._records = encoded, z_n, noise_n
-        psi_np = self._whitening(theta)(self.describe(encoded), encoded.width_n)
-        with threadpool_limits(1, "blas"):
-            return posterior(psi_np, z_n, noise_n)
-
     @classmethod
-    def from_parts(cls, meta: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Self:
+    def from_parts(cls, meta: dict[str, Any], arrays: Arrays) -> Self:
         """Inverse of :meth:`to_parts`.
 
         Raises:
@@ -404,7 +334,7 @@ class AdditiveSurrogate:
         """
         space = SearchSpace.from_json(meta["space"])
         others = [
-            cls.from_parts(other, _named(f"other{i}.", arrays))
+            cls.from_parts(other, named(f"other{i}.", arrays))
             for i, other in enumerate(meta.get("others", []))
         ]
         found = cls(
@@ -415,15 +345,7 @@ class AdditiveSurrogate:
             seed=meta["seed"],
             others=Others.of(others) if others else None,
         )
-        if meta["names"] != list(NAMES) or meta["kinds"] != list(found._descriptors.kinds):
-            raise ValueError("its descriptors are not those of this version")
-        found._theta = arrays["theta"]
-        found._posterior = found._load_posterior(found._theta, arrays)
-        found._scores = {k: Scores.from_json(meta["scores"][k]) for k in get_args(Of)}
-        found._reach = Reach.from_arrays(arrays)
-        found._units = Units(float(meta["middle"]), float(meta["unit"]), float(meta["floor"]))
-        found.num_records = int(meta["num_records"])
-        found.out_of_fold_quality = dict(meta["out_of_fold_quality"])
+        found._found = Fitted.from_parts(found._inputs, meta, arrays)
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -450,8 +372,3 @@ class AdditiveSurrogate:
                 f"expected an additive-surrogate of this version in {os.fspath(path)}, got another one ({error}); "
                 "fit and save it again"
             ) from error
-
-
-def _named(prefix: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays whose names start with a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

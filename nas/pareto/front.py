@@ -1,7 +1,4 @@
-"""The Pareto front of measured architectures. Everything is minimized.
-
-Dominance and hypervolume of plain arrays are in :mod:`surrogates.dominance`, where the benchmark needs them too.
-"""
+"""The Pareto front of measured architectures. Everything is minimized."""
 
 from __future__ import annotations
 
@@ -13,11 +10,16 @@ from typing import Any
 import numpy as np
 
 from nas.objectives import Evaluation, Objective
+from nas.pareto.bounds import members_within
+from nas.pareto.knee import knee_point
+from nas.pareto.subset import SubsetSelection, select_subset
 from surrogates.base import FloatArray
-from surrogates.dominance import Hypervolume as Hypervolume
-from surrogates.dominance import hypervolume as hypervolume
-from surrogates.dominance import non_dominated_mask as non_dominated_mask
-from surrogates.dominance import normalized_hypervolume as normalized_hypervolume
+from surrogates.dominance import (
+    Hypervolume,
+    hypervolume,
+    non_dominated_mask,
+    normalized_hypervolume,
+)
 
 
 @dataclass(frozen=True, init=False)
@@ -103,6 +105,59 @@ class ParetoFront:
         if self.ref_point is None or best is None:
             raise ValueError("expected a front with a ref_point and an ideal, got none")
         return normalized_hypervolume(self.values_nm, best, self.ref_point)
+
+    def within(self, bounds: Mapping[str, float]) -> ParetoFront:
+        """The members that keep to all bounds, with the same objectives and ``ref_point``.
+
+        Args:
+            bounds: largest value that is accepted, by anything that all members were evaluated on: its full spelling, or the metric alone
+                (``decode_ms``) where only one has it.
+
+        Raises:
+            ValueError: if a name is unknown or fits several, a bound is not finite, two are about the same, or no member keeps to all
+                (the message tells the least there is).
+        """
+        kept = members_within(self.evaluations, [str(o) for o in self.objectives], bounds)
+        return ParetoFront(kept, self.objectives, self.ref_point)
+
+    def select(self, k: int) -> SubsetSelection:
+        """The rows of the k members that together dominate the most: see :func:`nas.pareto.select_subset`.
+
+        Without a ``ref_point``, the worst values of the front and a tenth of its range beyond them stand in for it.
+
+        Raises:
+            ValueError: if ``k`` is below 1.
+        """
+        Y = self.values_nm
+        ref = self.ref_point
+        if ref is None and len(Y):
+            worst, spread = Y.max(axis=0), np.ptp(Y, axis=0)
+            ref = tuple(worst + 0.1 * np.where(spread > 0.0, spread, np.abs(worst) + 1.0))
+        return select_subset(Y, ref if ref is not None else np.ones(len(self.objectives)), k)
+
+    def pick(self, k: int) -> ParetoFront:
+        """The k members that together dominate the most, in the order they have here; all if there are no more.
+
+        Raises:
+            ValueError: if ``k`` is below 1.
+        """
+        chosen = [self.evaluations[row] for row in self.select(k).rows]
+        return ParetoFront(chosen, self.objectives, self.ref_point)
+
+    @property
+    def knee(self) -> Evaluation:
+        """The member where giving up a little of one objective stops gaining much: see :func:`nas.pareto.knee_point`.
+
+        Members beyond ``ref_point`` are left out where there are others: they would stretch the scale to what nobody wants.
+
+        Raises:
+            ValueError: if the front is empty.
+        """
+        rows = np.arange(len(self))
+        if self.ref_point is not None:
+            inside = np.all(self.values_nm <= np.array(self.ref_point), axis=1)
+            rows = rows[inside] if inside.any() else rows
+        return self.evaluations[int(rows[knee_point(self.values_nm[rows])])]
 
     def to_json(self) -> dict[str, Any]:
         """Fields as JSON values."""

@@ -1,0 +1,1 @@
+"""Tokens saved by growing fidelity."""

@@ -1,0 +1,1 @@
+"""What a suggestion costs as a study grows; ``python -m experiments.sampler_speed``."""

@@ -1,0 +1,1 @@
+"""One study, many processes on many machines: nothing lost when they are killed, and what sharing costs."""

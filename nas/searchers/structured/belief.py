@@ -1,0 +1,154 @@
+"""What is believed of one quantity: its scale, its structure and its hyperparameters by evidence, and the exact posterior they give.
+
+The evidence (type-II marginal likelihood, Rasmussen & Williams 2006, sec. 5.4) chooses between four descriptions: of the value or of its
+logarithm, with every parameter at work or with those beyond the counter switched off.
+
+n points, c candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg.lapack import dtrtri
+
+from nas.searchers.structured.features import Columns, FeatureMap
+from nas.searchers.structured.kernel import Gram, Layout, maximize_evidence
+
+FloatArray = npt.NDArray[np.float64]
+_TRIAL_STEPS, _COLD_STEPS, _WARM_STEPS = 15, 120, 40
+_JITTER = 1e-8
+_TAIL = 8.0  # interquartile ranges above the median beyond which a bad value is as good as any other bad value
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """How a quantity is modeled.
+
+    Args:
+        is_log: whether the logarithm is modeled.
+        is_gated: whether parameters beyond the counter are switched off.
+        theta: logarithms of the hyperparameters (see nas/searchers/structured/kernel.py).
+    """
+
+    is_log: bool
+    is_gated: bool
+    theta: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Observations of one quantity.
+
+    Args:
+        X_nd: points.
+        y_n: values.
+        extra_ne: extra columns of the points, if the feature map has any.
+    """
+
+    X_nd: FloatArray
+    y_n: FloatArray
+    extra_ne: FloatArray | None = None
+
+
+def describe(features: FeatureMap, data: Data, may_log: bool = True) -> Description:
+    """The likeliest description, from nothing but the data.
+
+    Args:
+        features: of the space.
+        data: two observations or more.
+        may_log: whether the quantity may be modeled by its logarithm (only where all values are positive).
+    """
+    layout = Layout(features)
+    scales = [False, True] if may_log and float(data.y_n.min()) > 0.0 else [False]
+    gates = [False, True] if features.gate is not None else [False]
+    best: tuple[float, Description] | None = None
+    columns = {g: features(data.X_nd, g, data.extra_ne) for g in gates}
+
+    def consider(is_log: bool, is_gated: bool) -> None:
+        nonlocal best
+        y, _, size, jacobian = _standardized(data.y_n, is_log)
+        theta, cost = maximize_evidence(y, columns[is_gated], layout, layout.median, _TRIAL_STEPS)
+        cost += jacobian + len(y) * np.log(size)
+        if best is None or cost < best[0]:
+            best = (cost, Description(is_log, is_gated, theta))
+
+    for is_log in scales:
+        consider(is_log, False)
+    assert best is not None
+    if len(gates) > 1:
+        consider(best[1].is_log, True)
+    return refine(features, data, best[1], _COLD_STEPS)
+
+
+def refine(
+    features: FeatureMap, data: Data, description: Description, steps: int = _WARM_STEPS
+) -> Description:
+    """The same description with hyperparameters fitted to more data, starting from the old ones."""
+    x = features(data.X_nd, description.is_gated, data.extra_ne)
+    is_log = description.is_log and float(data.y_n.min()) > 0.0
+    y = _standardized(data.y_n, is_log)[0]
+    theta, _ = maximize_evidence(y, x, Layout(features), description.theta, steps)
+    return Description(is_log, description.is_gated, theta)
+
+
+class Belief:
+    """Posterior of one quantity.
+
+    Args:
+        features: of the space.
+        data: what was observed.
+        description: how the quantity is modeled.
+    """
+
+    def __init__(self, features: FeatureMap, data: Data, description: Description) -> None:
+        self.is_log = description.is_log and float(data.y_n.min()) > 0.0
+        self.is_gated = description.is_gated
+        self._features = features
+        h = Layout(features).unpack(description.theta)
+        y, self._center, self._size, _ = _standardized(data.y_n, self.is_log)
+        x = features(data.X_nd, self.is_gated, data.extra_ne)
+        self._gram = Gram(x, h)
+        K = self._gram(x)
+        K[np.diag_indices(len(y))] += h.noise + _JITTER
+        inverse, _ = dtrtri(np.linalg.cholesky(K), lower=1)
+        self._root = np.tril(inverse)
+        self._weights_n = self._root.T @ (self._root @ y)
+        self.noise_std = float(np.sqrt(h.noise)) * self._size
+
+    def columns(self, X_cd: FloatArray, extra_ce: FloatArray | None = None) -> Columns:
+        """Features of points, as :meth:`predict` takes them."""
+        return self._features(X_cd, self.is_gated, extra_ce)
+
+    def predict(self, z: Columns) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation at points, without the noise of an observation.
+
+        Where :attr:`is_log` they are those of the logarithm.
+        """
+        K = self._gram(z)
+        explained = K @ self._root.T
+        variance = self._gram.variance(z) - np.einsum("cn,cn->c", explained, explained)
+        std = np.sqrt(np.maximum(variance, 1e-10))
+        return K @ self._weights_n * self._size + self._center, std * self._size
+
+    def typical(self, z: Columns) -> FloatArray:
+        """Median of the quantity itself at points."""
+        mean = self.predict(z)[0]
+        return np.exp(mean) if self.is_log else mean
+
+
+def _standardized(y_n: FloatArray, is_log: bool) -> tuple[FloatArray, float, float, float]:
+    """Values of unit variance, their center and size, and what the logarithm adds to the cost of the evidence.
+
+    Values far worse than the bulk (a broken architecture) are moved nearer: where exactly they lie tells nothing about the front.
+    """
+    z = np.log(y_n) if is_log else y_n
+    jacobian = float(z.sum()) if is_log else 0.0
+    low, middle, high = np.quantile(z, [0.25, 0.5, 0.75])
+    if high > low:
+        z = np.minimum(z, middle + _TAIL * (high - low))
+    center, size = float(z.mean()), float(z.std())
+    size = size if size > 1e-12 * max(abs(center), 1e-300) else 1.0
+    return (z - center) / size, center, size, jacobian

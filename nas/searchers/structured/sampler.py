@@ -1,0 +1,272 @@
+"""StructuredSampler: the sampler ``auto``, the Optuna face of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from scipy.special import log_ndtr
+
+from nas.pareto import non_dominated_mask
+from nas.searchers.candidates import Candidates
+from nas.searchers.indexed import seed_of
+from nas.searchers.model_sampler import (
+    History,
+    KnownObjective,
+    ModelSampler,
+    Params,
+    telling_rows,
+)
+from nas.searchers.parameters import ParameterSpace
+from nas.searchers.structured.belief import Belief
+from nas.searchers.structured.features import PARTS, FeatureMap
+from nas.searchers.structured.fits import Extra, Fits, Quantity
+from nas.searchers.structured.improvement import expected_improvement
+from nas.searchers.structured.inner_search import InnerSearch, corners, family_draws
+from nas.searchers.structured.region import region_of
+from nas.searchers.structured.transfer import Source, read_sources
+from nas.searchers.threads import one_blas_thread
+
+FloatArray = npt.NDArray[np.float64]
+_MOST_SETTLED = 600  # told points that may be on the front; beyond it the best by Pareto rank, the latest and an even spread
+_FAILED = "constraint: failed"
+_KNOWN_STD = 1e-9  # of the range of an objective: the deviation of what is known exactly
+# Where the beliefs are so sure that nothing improves, they are doubted more and more.
+_DOUBTS = (1.0, 3.0, 10.0, 100.0)
+
+
+class StructuredSampler(ModelSampler):
+    """Structure-aware Bayesian optimization; milliseconds a proposal, one to four objectives, constraints, running trials.
+
+    Each objective and each constraint that some trial violates has a Gaussian process (nas/searchers/structured/kernel.py) whose
+    scale, structure and hyperparameters are chosen by evidence. A proposal maximizes the expected hypervolume improvement over the
+    front as the beliefs see it, times the probability that it is feasible and does not fail; of running trials, what is believed of
+    them counts as told.
+
+    Args:
+        seed: of the whole study.
+        population: children in one generation of the inner search.
+        generations: of the inner search.
+        sources: earlier studies of the same parameters and objectives: on another device, say. What each predicts becomes a feature of
+            this study's beliefs, and half of the first proposals are members of their fronts.
+        without: parts to do without, of ``families``, ``products``, ``remainder``, ``counter``, ``logarithm`` and ``leaning``: for
+            ablations.
+        others: see :class:`nas.searchers.model_sampler.ModelSampler`. A known objective is not learned, and is a feature too.
+
+    Raises:
+        ValueError: if an option is out of its range, or a source does not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        search_space: Mapping[str, BaseDistribution] | None = None,
+        known: Mapping[int, KnownObjective] | None = None,
+        ref_point: Sequence[float] | None = None,
+        n_startup: int = 10,
+        warm_start: Sequence[Mapping[str, Any]] = (),
+        canonical: Callable[[Params], Params] | None = None,
+        population: int = 200,
+        generations: int = 7,
+        sources: Sequence[Study] = (),
+        without: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            seed=seed,
+            search_space=search_space,
+            known=known,
+            ref_point=ref_point,
+            n_startup=n_startup,
+            warm_start=warm_start,
+            canonical=canonical,
+        )
+        if population < 10 or generations < 1:
+            raise ValueError(
+                f"expected a population of 10 or more and generations of 1 or more, got {population} and {generations}"
+            )
+        if foreign := sorted({*without} - {*PARTS}):
+            raise ValueError(f"expected parts of {', '.join(PARTS)} to do without, got {foreign}")
+        self.without = frozenset(without)
+        self.population = population
+        self.generations = generations
+        self.sources = tuple(sources)
+        self._fits = Fits()
+        self._source_beliefs: tuple[ParameterSpace, list[Source]] | None = None
+        self._maps: dict[int, FeatureMap] = {}
+        self._mapped: ParameterSpace | None = None
+
+    def design(self, space: ParameterSpace, n: int) -> FloatArray:
+        """Members of the sources' fronts, the corners of the space, then points whose families lean to one side each."""
+        rng = np.random.default_rng(seed_of(self.seed, 2**31))
+        family_d = self._features(space, 0).family_d
+        blocks: list[FloatArray] = []
+        if self.sources:
+            fronts = np.concatenate([source.front_nd for source in self._sources(space, None)])
+            count = min(len(fronts), self.n_startup // 2)
+            blocks.append(fronts[np.linspace(0, len(fronts) - 1, count).round().astype(int)])
+        if "leaning" in self.without:
+            return np.concatenate([*blocks, space.design(seed_of(self.seed, 2**31), n)])[:n]
+        blocks.append(corners(space, rng))
+        while sum(map(len, blocks)) < n:  # each block is spread evenly by itself
+            blocks.append(family_draws(space, family_d, rng, self.n_startup))
+        return np.concatenate(blocks)[:n]
+
+    def propose(
+        self, space: ParameterSpace, history: History, candidates: Candidates
+    ) -> FloatArray | None:
+        """The unseen point with the largest expected improvement that the inner search found."""
+        with one_blas_thread():
+            return self._propose(space, history, candidates)
+
+    def _propose(
+        self, space: ParameterSpace, history: History, candidates: Candidates
+    ) -> FloatArray | None:
+        quantities = self._quantities(space, history)
+        beliefs = {name: self._fits.belief(history, q) for name, q in quantities.items()}
+        if len(history.failed_fd):
+            failure = self._failure(space, history)
+            quantities[failure[1].name] = failure[1]
+            beliefs[failure[1].name] = self._fits.belief(*failure)
+        objectives = range(history.num_objectives)
+        constraints = [name for name in beliefs if name.startswith("constraint")]
+
+        def predict(name: str, X: FloatArray) -> tuple[FloatArray, FloatArray]:
+            extra = quantities[name].extra
+            belief = beliefs[name]
+            return belief.predict(belief.columns(X, None if extra is None else extra(X)))
+
+        def moments(X: FloatArray) -> tuple[FloatArray, FloatArray]:
+            found = [
+                self._known_moments(space, history, j, X)
+                if j in self.known
+                else predict(f"objective {j}", X)
+                for j in objectives
+            ]
+            mean, std = np.stack(found, axis=2)
+            return mean, std
+
+        is_log = [_is_log(beliefs, j) for j in objectives]
+        feasible = np.flatnonzero(history.feasible_n)
+        feasible = feasible[telling_rows(history.Y_nm[feasible], _MOST_SETTLED)]
+        settled = np.concatenate([history.X_nd[feasible], history.running_rd])
+        ref_point = self._worst_that_counts(history)
+        believed = moments(settled)[0] if len(settled) else np.empty((0, len(is_log)))
+        region = region_of(
+            np.where(is_log, np.exp(np.where(is_log, believed, 0.0)), believed), ref_point
+        )
+        parents = settled[region.front] if len(region.front) else history.X_nd[:1]
+        search = InnerSearch(
+            space,
+            self._features(space, 0).family_d,
+            candidates.canonical,
+            candidates.seen,
+            candidates.rng,
+            population=self.population,
+            generations=self.generations,
+        )
+        found: tuple[FloatArray, float] | None = None
+        for doubt in _DOUBTS:
+
+            def score(X: FloatArray, doubt: float = doubt) -> FloatArray:
+                mean, std = moments(X)
+                gain = expected_improvement(
+                    mean, doubt * std, is_log, region.lower_bm, region.upper_bm
+                )
+                for name in constraints:
+                    center, spread = predict(name, X)
+                    # that points fail is never doubted: nothing better is to be found among them
+                    width = spread if name == _FAILED else doubt * spread
+                    gain *= np.exp(log_ndtr(-center / width))
+                return gain
+
+            found = search.best(score, parents)
+            if found is None or found[1] > 0.0:
+                break
+        return None if found is None else found[0]
+
+    def _worst_that_counts(self, history: History) -> FloatArray:
+        """The reference point; one that was not given makes room for what has been found beyond it."""
+        if self.ref_point is not None or not history.feasible_n.any():
+            return history.ref_point_m
+        Y = history.Y_nm[history.feasible_n]
+        front = Y[non_dominated_mask(Y)]
+        room = front.max(axis=0) + 0.1 * np.ptp(front, axis=0)
+        return np.asarray(np.maximum(history.ref_point_m, room))
+
+    # --- what is believed of what ----------------------------------------------------------------------
+
+    def _quantities(self, space: ParameterSpace, history: History) -> dict[str, Quantity]:
+        """The objectives that are not known, and the constraints that some trial violates."""
+        known = self.known_columns(space, history.X_nd)
+        sources = self._sources(space, history.num_objectives)
+        plain = self._features(space, len(self.known))
+        found = {}
+        for j in range(history.num_objectives):
+            if j not in self.known:
+                features = self._features(space, len(self.known) + len(sources))
+                extra = _extra(known, sources, j)
+                name = f"objective {j}"
+                may_log = "logarithm" not in self.without
+                found[name] = Quantity(name, history.Y_nm[:, j], may_log, features, extra)
+        for constraint, values in history.constraints.items():
+            if np.nanmax(values) > 0.0:
+                name = f"constraint {constraint}"
+                found[name] = Quantity(name, values, False, plain, known)
+        return found
+
+    def _failure(self, space: ParameterSpace, history: History) -> tuple[History, Quantity]:
+        """Whether a trial fails, as a constraint: 1 where one did, -1 where none did."""
+        X = np.concatenate([history.X_nd, history.failed_fd])
+        has_failed = np.repeat([-1.0, 1.0], [len(history), len(history.failed_fd)])
+        features = self._features(space, len(self.known))
+        known = self.known_columns(space, history.X_nd)
+        quantity = Quantity(_FAILED, has_failed, False, features, known)
+        return replace(history, X_nd=X, Y_nm=has_failed[:, None]), quantity
+
+    def _features(self, space: ParameterSpace, num_extra: int) -> FeatureMap:
+        """Made once for a space."""
+        if self._mapped is not space:
+            self._mapped = space
+            self._maps.clear()
+        if num_extra not in self._maps:
+            self._maps[num_extra] = FeatureMap(space, num_extra, self.without)
+        return self._maps[num_extra]
+
+    def _sources(self, space: ParameterSpace, num_objectives: int | None) -> list[Source]:
+        if not self.sources:
+            return []
+        if self._source_beliefs is None or self._source_beliefs[0] is not space:
+            self._source_beliefs = (space, read_sources(self.sources, space))
+        for source in self._source_beliefs[1]:
+            source.check(num_objectives)
+        return self._source_beliefs[1]
+
+    def _known_moments(
+        self, space: ParameterSpace, history: History, j: int, X: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        mean, std = self.known_values(space, j, X)
+        size = float(np.ptp(history.Y_nm[:, j])) or 1.0
+        return history.sign_m[j] * mean, np.maximum(std, _KNOWN_STD * size)
+
+
+def _is_log(beliefs: Mapping[str, Belief], j: int) -> bool:
+    belief = beliefs.get(f"objective {j}")
+    return belief is not None and belief.is_log
+
+
+def _extra(known: Extra | None, sources: Sequence[Source], j: int) -> Extra | None:
+    """Columns of what is known in advance and of what the sources predict of objective j."""
+    if not sources:
+        return known
+
+    def columns(X_nd: FloatArray) -> FloatArray:
+        predicted = np.stack([source.column(j, X_nd) for source in sources], axis=1)
+        return predicted if known is None else np.concatenate([known(X_nd), predicted], axis=1)
+
+    return columns
