@@ -143,8 +143,11 @@ class Places:
         give_up(self.study, trial._trial_id)
 
     def is_ours(self, trial: optuna.Trial) -> bool:
-        """Whether nobody has given the trial up meanwhile."""
-        return not self.study._storage.get_trial(trial._trial_id).state.is_finished()
+        """Whether nobody has given the trial up meanwhile; a database that crashed forgets trials that had not reached its disk."""
+        try:
+            return not self.study._storage.get_trial(trial._trial_id).state.is_finished()
+        except KeyError:
+            return False
 
     def _look(self) -> tuple[list[optuna.trial.FrozenTrial], list[optuna.trial.FrozenTrial]]:
         """Finished trials and running ones, when those that were abandoned are given up; to be called with the claim."""

@@ -30,7 +30,9 @@ def holds_index(trial: FrozenTrial) -> bool:
 
 def give_up(study: Study, trial_id: int) -> None:
     """Mark a running trial as failed without telling its sampler, so that its index is free and its proposal is made again."""
-    with contextlib.suppress(UpdateFinishedTrialError):  # it ended just now
+    with contextlib.suppress(
+        UpdateFinishedTrialError, KeyError
+    ):  # it ended just now, or a crashed database forgot it
         study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
 
