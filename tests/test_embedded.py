@@ -92,7 +92,9 @@ def test_this_python_gives_the_text_it_was_trained_on(
 def test_it_has_learned_and_its_largest_subnet_most() -> None:
     supernet, _ = load_supernet(embedded_path())
     assert all(bool(torch.isfinite(p).all()) for p in supernet.parameters())
-    text = (Path(nas.__file__).with_name("pareto") / "front.py").read_text()  # it has never seen this project
+    text = (
+        Path(nas.__file__).with_name("pareto") / "front.py"
+    ).read_text()  # it has never seen this project
     tokens = torch.tensor(load_tokenizer(embedded_tokenizer()).encode(text).ids)
     space = supernet.space
     windows = validation_batch(tokens.numpy().astype("uint16"), space.family.context_length, 2048)
