@@ -26,12 +26,15 @@ INSIDE = {
     "kernels": set(),
     "data": {"files"},
     "objectives": {"files"},
-    "pareto": {"files", "objectives"},
+    "plot_style": set(),
+    "pareto": {"files", "objectives", "plot_style"},
     "model": {"files", "kernels"},
     "training": {"files", "kernels", "data", "model"},
     "searchers": {"files", "objectives", "pareto"},
     "fidelity": {"objectives", "pareto", "constraints"},
-    "deploy": {"files", "kernels", "objectives", "pareto", "data", "model", "training"},
+    "deploy": {
+        *("files", "kernels", "objectives", "pareto", "data", "model", "training", "plot_style"),
+    },
     "commands": {
         *("files", "objectives", "pareto", "model", "training", "deploy"),
         *("cli", "join", "pipeline", "run_front", "run_settings", "serve", "storage_url"),

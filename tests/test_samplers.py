@@ -191,6 +191,18 @@ def test_indices_are_the_smallest_free(workers: int) -> None:
     assert index_of(trials[further.number]) == workers
 
 
+def test_trials_that_wait_in_a_queue_hold_no_index() -> None:
+    study = optuna.create_study(sampler=make_sampler("random", seed=0))
+    plain = optuna.create_study(sampler=make_sampler("random", seed=0))
+    unqueued = [plain.ask(SMALL).params for _ in range(3)]
+    study.enqueue_trial(unqueued[0])
+    study.enqueue_trial({"a": 3})
+    asked = [study.ask(SMALL) for _ in range(3)]
+    assert [index_of(t) for t in study.trials] == [0, 1, 2]
+    assert [asked[0].params, asked[2].params] == [unqueued[0], unqueued[2]]
+    assert asked[1].params["a"] == 3
+
+
 @pytest.mark.parametrize("name", ["random", "nsga2", "auto"])
 def test_a_point_that_always_fails_does_not_end_the_search(name: str) -> None:
     def objective(trial: optuna.Trial) -> float:

@@ -13,8 +13,9 @@ from scipy.integrate import quad
 from scipy.stats import lognorm, norm, qmc
 
 from nas.pareto import hypervolume
+from nas.pareto.partial_expectation import partial_expectation
 from nas.searchers.structured import region
-from nas.searchers.structured.improvement import expected_improvement, partial_expectation
+from nas.searchers.structured.improvement import expected_improvement
 from nas.searchers.structured.region import region_of
 
 

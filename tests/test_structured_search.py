@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.structured.features import FeatureMap
-from nas.searchers.structured.inner_search import InnerSearch, family_draws
-from tests.structured_cases import EVERY_KIND, WIDE, Array, Space
+from nas.searchers.structured.inner_search import InnerSearch
+from tests.structured_cases import WIDE, Array, Space
 
 SMALL: Space = {
     **{f"layer{i}.heads": IntDistribution(0, 3) for i in range(4)},
@@ -142,60 +140,3 @@ def test_the_generator_decides() -> None:
     assert again is not None
     assert other is not None
     assert first[0].tolist() == again[0].tolist() != other[0].tolist()
-
-
-# --- the first draws ---------------------------------------------------------------------------------
-
-
-def test_family_draws_lie_in_the_space() -> None:
-    space = ParameterSpace({**WIDE, **EVERY_KIND})
-    X = family_draws(space, FeatureMap(space).family_d, np.random.default_rng(0), 50)
-    assert X.shape == (50, space.dim)
-    for x in X:
-        params = space.params(x)
-        for name, dist in space.distributions.items():
-            assert dist._contains(dist.to_internal_repr(params[name]))
-        assert space.point(params).tolist() == x.tolist()
-    assert family_draws(space, FeatureMap(space).family_d, np.random.default_rng(0), 0).shape == (
-        0,
-        space.dim,
-    )
-
-
-def test_families_are_drawn_to_one_side_each() -> None:
-    space = ParameterSpace(WIDE)
-    family_d = FeatureMap(space).family_d
-    X = family_draws(space, family_d, np.random.default_rng(1), 400)
-    uniform = space.random(np.random.default_rng(2), 400)
-    for g in (0, 1):
-        sums, plain = (points[:, family_d == g].sum(axis=1) for points in (X, uniform))
-        assert sums.std() > 2.0 * plain.std()
-        assert sums.min() <= 3.0
-        assert sums.max() >= 23.0  # of 26
-        assert abs(sums.mean() - 13.0) < 1.0
-    first, second = (X[:, family_d == g].sum(axis=1) for g in (0, 1))
-    assert abs(np.corrcoef(first, second)[0, 1]) < 0.2  # each to a side of its own
-    alone = np.bincount(X[:, 26].astype(int), minlength=3)
-    assert alone.min() > 120  # a parameter of its own: a Latin hypercube over three values
-
-
-def test_unordered_families_lean_to_every_value() -> None:
-    space = ParameterSpace(
-        {f"layer{i}": CategoricalDistribution(("a", "b", "c")) for i in range(10)}
-    )
-    drawn = family_draws(space, FeatureMap(space).family_d, np.random.default_rng(3), 300)
-    counts = np.stack([(drawn == v).sum(axis=1) for v in range(3)], axis=1)
-    uniform = space.random(np.random.default_rng(4), 300)
-    plain = np.stack([(uniform == v).sum(axis=1) for v in range(3)], axis=1)
-    assert np.all(counts.std(axis=0) > 1.3 * plain.std(axis=0))
-    assert set(counts.argmax(axis=1)) == {0, 1, 2}
-    shares = counts.sum(axis=0) / counts.sum()
-    assert shares == pytest.approx(np.full(3, 1 / 3), abs=0.06)
-
-
-def test_every_value_of_every_member_is_drawn() -> None:
-    space = ParameterSpace({**SMALL, "layer4.heads": IntDistribution(0, 3)})
-    X = family_draws(space, FeatureMap(space).family_d, np.random.default_rng(5), 200)
-    for d, parameter in enumerate(space.parameters):
-        assert {*X[:, d].astype(int)} == {*range(parameter.size)}
-    assert len({*itertools.chain(map(space.key, X))}) > 150

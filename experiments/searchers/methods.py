@@ -116,7 +116,7 @@ ABLATIONS = tuple(
         "auto quick",
         OURS,
         {"population": 60, "generations": 3},
-        about="a tenth of the inner search",
+        about="a seventh of the inner search",
     ),
 )
 

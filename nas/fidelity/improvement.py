@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr
 
+from nas.pareto.partial_expectation import partial_expectation
 from surrogates.dominance import hypervolume
 
 FloatArray = npt.NDArray[np.float64]
@@ -55,8 +55,9 @@ def expected_improvement(
             edges = edges[: len(areas)]
             break
         areas.append(area)
-    puts = np.append(0.0, _put(edges[: len(areas)], mean, std))
-    return float(np.dot(areas, np.diff(puts)))
+    strikes = edges[: len(areas)]
+    puts = partial_expectation(strikes, np.array([mean]), np.array([std]), is_log=True)[0]
+    return float(np.dot(areas, np.diff(puts, prepend=0.0)))
 
 
 def _volume(points_nm: FloatArray, ref_m: FloatArray) -> float:
@@ -70,10 +71,3 @@ def _volume(points_nm: FloatArray, ref_m: FloatArray) -> float:
     points = points_nm[np.argsort(points_nm[:, 0], kind="stable")]
     widths = np.diff(np.append(points[:, 0], ref_m[0]))
     return float(widths @ (ref_m[1] - np.minimum.accumulate(points[:, 1])))
-
-
-def _put(strike_k: FloatArray, mean: float, std: float) -> FloatArray:
-    """E[(strike - p)+] of a log-normal p, for positive strikes."""
-    d = (np.log(strike_k) - mean) / std
-    found: FloatArray = strike_k * ndtr(d) - np.exp(mean + 0.5 * std**2) * ndtr(d - std)
-    return found

@@ -5,15 +5,14 @@ s seeds (runs), b evaluations.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from nas.plot_style import FONT, INK, MUTED, quiet_axes, quiet_matplotlib
 from surrogates.base import FloatArray
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Spread = Literal["mean", "median"]
-_INK, _MUTED, _LINE = "#17202b", "#55606f", "#dde3e9"
-_FONT = "DejaVu Sans"  # ships with matplotlib, so the picture is the same everywhere
 # Okabe & Ito's colors, told apart by people who are color blind, darkest contrasts first; yellow is left out, as it is lost on white.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#17202b", "#56b4e9", "#e69f00")
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
@@ -116,7 +113,7 @@ def convergence_figure(
     if not traces:
         raise ValueError("expected the traces of one method or more, got none")
     found = {name: convergence(trace, spread) for name, trace in traces.items()}
-    with _quiet():
+    with quiet_matplotlib():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -128,13 +125,13 @@ def convergence_figure(
         axes.set_ylim(*(ylim or _limits(found)))
         _name_lines(axes, found)
         if goal is not None:
-            axes.axhline(goal, color=_MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+            axes.axhline(goal, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
         _style(axes, ylabel, goal)
-        figure.text(0.085, 0.945, title, family=_FONT, size=12, color=_INK, weight="bold")
+        figure.text(0.085, 0.945, title, family=FONT, size=12, color=INK, weight="bold")
         seeds = sorted({c.num_runs for c in found.values()})
         number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         note = f"{_WORDS[spread]} over {number} seed{'s' if seeds[-1] > 1 else ''}"
-        figure.text(0.085, 0.905, note, family=_FONT, size=9, color=_MUTED)
+        figure.text(0.085, 0.905, note, family=FONT, size=9, color=MUTED)
     return figure
 
 
@@ -197,10 +194,10 @@ def _name_lines(axes: Axes, found: Mapping[str, Convergence]) -> None:
             xytext=(1.025 * longest, place),
             annotation_clip=False,
             va="center",
-            family=_FONT,
+            family=FONT,
             size=9,
             weight="bold" if index == 0 else "normal",
-            color=_INK,
+            color=INK,
             arrowprops={
                 "arrowstyle": "-",
                 "color": color,
@@ -213,30 +210,13 @@ def _name_lines(axes: Axes, found: Mapping[str, Convergence]) -> None:
 
 
 def _style(axes: Axes, ylabel: str, goal: float | None) -> None:
-    axes.set_xlabel("Evaluations", family=_FONT, size=10, color=_INK)
-    axes.set_ylabel(ylabel, family=_FONT, size=10, color=_INK)
-    axes.grid(True, color=_LINE, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, colors=_MUTED, labelfontfamily=_FONT)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_MUTED)
+    axes.set_xlabel("Evaluations", family=FONT, size=10, color=INK)
+    axes.set_ylabel(ylabel, family=FONT, size=10, color=INK)
+    quiet_axes(axes, 9)
     if goal is not None:
         low, high = axes.get_ylim()
         if low < goal < high:
             axes.annotate(
                 f"{goal:g}", xy=(0, goal), xytext=(3, 2), textcoords="offset points",
-                family=_FONT, size=8, color=_MUTED,
+                family=FONT, size=8, color=MUTED,
             )  # fmt: skip
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence matplotlib's notes on its font cache and configuration folder, which nobody who plots can use."""
-    logger = logging.getLogger("matplotlib")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

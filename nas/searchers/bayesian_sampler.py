@@ -21,7 +21,6 @@ from nas.searchers.bayesian import (
 )
 from nas.searchers.candidates import Candidates
 from nas.searchers.gaussian_process import GaussianProcess
-from nas.searchers.indexed import seed_of
 from nas.searchers.map_fit import Parts
 from nas.searchers.model_fits import MAX_TOLD, Features, ModelFits
 from nas.searchers.model_sampler import (
@@ -34,7 +33,6 @@ from nas.searchers.model_sampler import (
 )
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.structured.features import FeatureMap
-from nas.searchers.structured.inner_search import family_draws
 from nas.searchers.threads import one_blas_thread
 
 FloatArray = npt.NDArray[np.float64]
@@ -92,14 +90,6 @@ class BayesianSampler(ModelSampler):
         self.num_draws = num_draws
         self.effort = effort
         self._fits = ModelFits(self._features)
-
-    def design(self, space: ParameterSpace, n: int) -> FloatArray:
-        """Points whose families lean to one side each, then uniform ones."""
-        rng = np.random.default_rng(seed_of(self.seed, 2**31))
-        first = family_draws(space, FeatureMap(space).family_d, rng, self.n_startup)
-        if n <= self.n_startup:
-            return first
-        return np.concatenate([first, space.random(rng, n - self.n_startup)])
 
     def propose(
         self, space: ParameterSpace, history: History, candidates: Candidates
@@ -164,11 +154,16 @@ class BayesianSampler(ModelSampler):
             for j, model in models.items():
                 model.start_draws(features(X[:1]), z[:, j, :1])
         ideal = np.minimum(Y[feasible].min(axis=0) if feasible.any() else Y.min(axis=0), ref)
-        scalarize: Callable[[FloatArray], FloatArray] = lambda draws: draws  # noqa: E731
-        if self.acquisition == "nparego" and len(sign) > 1:
-            weights = candidates.rng.dirichlet(np.ones(len(sign)))
+        is_scalarized = self.acquisition == "nparego" and len(sign) > 1
+        weights = candidates.rng.dirichlet(np.ones(len(sign))) if is_scalarized else None
+
+        def scalarize(draws: FloatArray) -> FloatArray:
+            if weights is None:
+                return draws
             # BoTorch scales by the range of all values seen, which one broken architecture can make useless.
-            scalarize = lambda draws: chebyshev(draws, weights, ideal, ref)[..., None]  # noqa: E731
+            return chebyshev(draws, weights, ideal, ref)[..., None]
+
+        if is_scalarized:
             improvement = ImprovementScore(scalarize(drawn), np.array([1e6]), np.ones(1))
         else:
             size = np.where(ref > ideal, ref - ideal, 1.0)

@@ -24,8 +24,10 @@ INDEX_KEY, FAILED_KEY = "nas:index", "nas:failed"  # system attributes of a tria
 
 
 def holds_index(trial: FrozenTrial) -> bool:
-    """Whether a trial keeps its index: every one but those that were given up."""
-    return trial.state != TrialState.FAIL or bool(trial.system_attrs.get(FAILED_KEY))
+    """Whether a trial keeps its index: every one but those that were given up, and those that only wait in a queue."""
+    if trial.state == TrialState.FAIL:
+        return bool(trial.system_attrs.get(FAILED_KEY))
+    return trial.state != TrialState.WAITING
 
 
 def give_up(study: Study, trial_id: int) -> None:

@@ -20,9 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.pareto import non_dominated_mask
 from nas.searchers.candidates import Candidates
-from nas.searchers.indexed import IndexedSampler, holds_index
+from nas.searchers.indexed import IndexedSampler, holds_index, seed_of
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.reference import default_ref_point
+from nas.searchers.start_design import start_design
+from nas.searchers.structured.features import FeatureMap
 
 FloatArray = npt.NDArray[np.float64]
 Params = dict[str, Any]
@@ -76,7 +78,7 @@ class ModelSampler(IndexedSampler):
         known: objective index -> function of a list of params that returns (mean_n, std_n); std 0 for what is computed exactly. Such
             an objective is not learned from trials.
         ref_point: worst values that still count, in the study's units; by default :func:`nas.searchers.default_ref_point` of the
-            first ``n_startup`` trials.
+            first ``n_startup`` trials, moved outwards where the front reaches beyond it.
         n_startup: trials before the model takes over, ``warm_start`` included.
         warm_start: parameters of the first proposals.
         canonical: rewrites params that mean the same to one spelling, so that it is proposed once and modeled as one.
@@ -116,9 +118,10 @@ class ModelSampler(IndexedSampler):
 
     # --- what a subclass decides ---------------------------------------------------------------------
 
-    @abstractmethod
     def design(self, space: ParameterSpace, n: int) -> FloatArray:
         """The first n points to try, before there is a model; a longer design starts with the shorter one's points."""
+        families = FeatureMap(space).family_d
+        return start_design(space, families, seed_of(self.seed, 2**31), n, self.n_startup)
 
     @abstractmethod
     def propose(
@@ -232,17 +235,24 @@ class ModelSampler(IndexedSampler):
             running_rd=X[len(complete) :],
             failed_fd=X_failed,
             sign_m=sign,
-            ref_point_m=self._reference(Y, first, sign),
+            ref_point_m=self._reference(Y, feasible, first, sign),
         )
 
-    def _reference(self, Y: FloatArray, first: list[int], sign: FloatArray) -> FloatArray:
+    def _reference(
+        self, Y: FloatArray, feasible: npt.NDArray[np.bool_], first: list[int], sign: FloatArray
+    ) -> FloatArray:
+        """Worst values that still count; if not given, those of the start, with room for what has been found beyond them."""
         if self.ref_point is not None:
             if len(self.ref_point) != len(sign):
                 raise ValueError(
                     f"expected a ref_point with {len(sign)} values like the study, got {self.ref_point}"
                 )
             return np.array(self.ref_point) * sign
-        return default_ref_point(Y[first] if len(first) > 1 else Y)
+        ref = default_ref_point(Y[first] if len(first) > 1 else Y)
+        if not feasible.any():
+            return ref
+        front = Y[feasible][non_dominated_mask(Y[feasible])]
+        return np.asarray(np.maximum(ref, front.max(axis=0) + 0.1 * np.ptp(front, axis=0)))
 
     def _others(
         self, study: Study, trial: FrozenTrial, space: ParameterSpace

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import io
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nas.deploy.report.figures import default_axes, shown_values, spans_decades
 from nas.deploy.report.units import Metric, ratio
 from nas.deploy.report.view import View, Winner
+from nas.plot_style import FONT, INK, quiet_axes, quiet_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT, DPI = 1600, 960, 160  # pixels; read at half that width in a README
-_INK, _MUTED, _LINE = "#17202b", "#55606f", "#dde3e9"
 _WINNER, _BAD, _RANDOM, _TRIAL = "#0a5cad", "#b3261e", "#a85500", "#9aa5b1"
-_FONT = "DejaVu Sans"  # ships with matplotlib, so the picture is the same everywhere
 
 
 def render_png(view: View) -> bytes:
@@ -30,7 +26,7 @@ def render_png(view: View) -> bytes:
     Returns:
         A PNG of ``WIDTH x HEIGHT`` pixels.
     """
-    with _quiet():
+    with quiet_matplotlib():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -50,9 +46,9 @@ def render_png(view: View) -> bytes:
         }
         figure.legend(
             list(entries.values()), list(entries), loc="upper left", bbox_to_anchor=(0.075, 0.925), ncols=len(entries), frameon=False,
-            prop={"family": _FONT, "size": 8}, labelcolor=_INK, handletextpad=0.3, columnspacing=1.2, borderaxespad=0,
+            prop={"family": FONT, "size": 8}, labelcolor=INK, handletextpad=0.3, columnspacing=1.2, borderaxespad=0,
         )  # fmt: skip
-        figure.text(0.085, 0.95, _headline(view), family=_FONT, size=11, color=_INK, weight="bold")
+        figure.text(0.085, 0.95, _headline(view), family=FONT, size=11, color=INK, weight="bold")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": "sparse-gpt-nas"})
         return buffer.getvalue()
@@ -110,7 +106,7 @@ def _draw(panel: Axes, view: View, x: int, y: int) -> None:
                 va="center_baseline",
                 size=6.5,
                 color="white",
-                family=_FONT,
+                family=FONT,
                 zorder=6,
             )
     scatter(
@@ -118,7 +114,7 @@ def _draw(panel: Axes, view: View, x: int, y: int) -> None:
         "dense baseline",
         s=150,
         marker="*",
-        c=_INK,
+        c=INK,
         edgecolors="white",
         linewidths=0.8,
         zorder=4,
@@ -180,28 +176,11 @@ def _style(panel: Axes, x: Metric, y: Metric, is_first: bool) -> None:
             axis.set_major_locator(MaxNLocator(6))
         if metric.has_prefix:
             axis.set_major_formatter(EngFormatter(unit="B" if metric.unit == "bytes" else ""))
-    panel.set_xlabel(_axis_text(x, panel.get_xscale()), family=_FONT, size=9, color=_INK)
+    panel.set_xlabel(_axis_text(x, panel.get_xscale()), family=FONT, size=9, color=INK)
     if is_first:
-        panel.set_ylabel(_axis_text(y, panel.get_yscale()), family=_FONT, size=9, color=_INK)
-    panel.grid(True, color=_LINE, linewidth=0.7)
-    panel.set_axisbelow(True)
-    panel.tick_params(labelsize=8, colors=_MUTED, labelfontfamily=_FONT)
-    for side, spine in panel.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_MUTED)
+        panel.set_ylabel(_axis_text(y, panel.get_yscale()), family=FONT, size=9, color=INK)
+    quiet_axes(panel, 8)
 
 
 def _axis_text(metric: Metric, scale: str) -> str:
     return metric.axis + (" (log)" if scale == "log" else "")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence matplotlib's notes on its font cache and configuration folder, which no reader of the report can use."""
-    logger = logging.getLogger("matplotlib")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

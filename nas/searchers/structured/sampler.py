@@ -12,7 +12,6 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from scipy.special import log_ndtr
 
-from nas.pareto import non_dominated_mask
 from nas.searchers.candidates import Candidates
 from nas.searchers.indexed import seed_of
 from nas.searchers.model_sampler import (
@@ -27,7 +26,7 @@ from nas.searchers.structured.belief import Belief
 from nas.searchers.structured.features import PARTS, FeatureMap
 from nas.searchers.structured.fits import Extra, Fits, Quantity
 from nas.searchers.structured.improvement import expected_improvement
-from nas.searchers.structured.inner_search import InnerSearch, corners, family_draws
+from nas.searchers.structured.inner_search import InnerSearch
 from nas.searchers.structured.region import region_of
 from nas.searchers.structured.transfer import Source, read_sources
 from nas.searchers.threads import one_blas_thread
@@ -102,20 +101,16 @@ class StructuredSampler(ModelSampler):
         self._mapped: ParameterSpace | None = None
 
     def design(self, space: ParameterSpace, n: int) -> FloatArray:
-        """Members of the sources' fronts, the corners of the space, then points whose families lean to one side each."""
-        rng = np.random.default_rng(seed_of(self.seed, 2**31))
-        family_d = self._features(space, 0).family_d
-        blocks: list[FloatArray] = []
-        if self.sources:
-            fronts = np.concatenate([source.front_nd for source in self._sources(space, None)])
-            count = min(len(fronts), self.n_startup // 2)
-            blocks.append(fronts[np.linspace(0, len(fronts) - 1, count).round().astype(int)])
+        """Members of the sources' fronts, then as of any sampler with a model."""
+        rest = super().design(space, n)
         if "leaning" in self.without:
-            return np.concatenate([*blocks, space.design(seed_of(self.seed, 2**31), n)])[:n]
-        blocks.append(corners(space, rng))
-        while sum(map(len, blocks)) < n:  # each block is spread evenly by itself
-            blocks.append(family_draws(space, family_d, rng, self.n_startup))
-        return np.concatenate(blocks)[:n]
+            rest = space.design(seed_of(self.seed, 2**31), n)
+        if not self.sources:
+            return rest
+        fronts = np.concatenate([source.front_nd for source in self._sources(space, None)])
+        count = min(len(fronts), self.n_startup // 2)
+        chosen = fronts[np.linspace(0, len(fronts) - 1, count).round().astype(int)]
+        return np.concatenate([chosen, rest])[:n]
 
     def propose(
         self, space: ParameterSpace, history: History, candidates: Candidates
@@ -155,10 +150,9 @@ class StructuredSampler(ModelSampler):
         feasible = np.flatnonzero(history.feasible_n)
         feasible = feasible[telling_rows(history.Y_nm[feasible], _MOST_SETTLED)]
         settled = np.concatenate([history.X_nd[feasible], history.running_rd])
-        ref_point = self._worst_that_counts(history)
         believed = moments(settled)[0] if len(settled) else np.empty((0, len(is_log)))
         region = region_of(
-            np.where(is_log, np.exp(np.where(is_log, believed, 0.0)), believed), ref_point
+            np.where(is_log, np.exp(np.where(is_log, believed, 0.0)), believed), history.ref_point_m
         )
         parents = settled[region.front] if len(region.front) else history.X_nd[:1]
         search = InnerSearch(
@@ -189,15 +183,6 @@ class StructuredSampler(ModelSampler):
             if found is None or found[1] > 0.0:
                 break
         return None if found is None else found[0]
-
-    def _worst_that_counts(self, history: History) -> FloatArray:
-        """The reference point; one that was not given makes room for what has been found beyond it."""
-        if self.ref_point is not None or not history.feasible_n.any():
-            return history.ref_point_m
-        Y = history.Y_nm[history.feasible_n]
-        front = Y[non_dominated_mask(Y)]
-        room = front.max(axis=0) + 0.1 * np.ptp(front, axis=0)
-        return np.asarray(np.maximum(history.ref_point_m, room))
 
     # --- what is believed of what ----------------------------------------------------------------------
 
