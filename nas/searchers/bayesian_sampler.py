@@ -33,6 +33,7 @@ from nas.searchers.model_sampler import (
 )
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.structured.features import FeatureMap
+from nas.searchers.tails import near_reference
 from nas.searchers.threads import one_blas_thread
 
 FloatArray = npt.NDArray[np.float64]
@@ -109,11 +110,11 @@ class BayesianSampler(ModelSampler):
         ref = history.ref_point_m
         features, parts = self._features(space, X)
         F = features(X)
-        models = {
-            j: self._model(space, whole, f"objective {j}", whole.Y_nm[:, j], F, Y[:, j], parts)
-            for j in range(len(sign))
-            if j not in self.known
-        }
+        models = {}
+        for j in range(len(sign)):
+            if j not in self.known:
+                every, some = (near_reference(values[:, j], ref[j]) for values in (whole.Y_nm, Y))
+                models[j] = self._model(space, whole, f"objective {j}", every, F, some, parts)
         # one model for each constraint that some trial violates; one that never binds needs none
         constraints = [
             self._model(

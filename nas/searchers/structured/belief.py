@@ -16,11 +16,11 @@ from scipy.linalg.lapack import dtrtri
 
 from nas.searchers.structured.features import Columns, FeatureMap
 from nas.searchers.structured.kernel import Gram, Layout, maximize_evidence
+from nas.searchers.tails import without_tail
 
 FloatArray = npt.NDArray[np.float64]
 _TRIAL_STEPS, _COLD_STEPS, _WARM_STEPS = 15, 120, 40
 _JITTER = 1e-8
-_TAIL = 8.0  # interquartile ranges above the median beyond which a bad value is as good as any other bad value
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,15 +140,12 @@ class Belief:
 
 
 def _standardized(y_n: FloatArray, is_log: bool) -> tuple[FloatArray, float, float, float]:
-    """Values of unit variance, their center and size, and what the logarithm adds to the cost of the evidence.
-
-    Values far worse than the bulk (a broken architecture) are moved nearer: where exactly they lie tells nothing about the front.
-    """
+    """Values of unit variance, their center and size, and what the logarithm adds to the cost of the evidence."""
+    y_n = without_tail(
+        y_n
+    )  # before the logarithm, so that the evidence weighs the same values on either scale
     z = np.log(y_n) if is_log else y_n
     jacobian = float(z.sum()) if is_log else 0.0
-    low, middle, high = np.quantile(z, [0.25, 0.5, 0.75])
-    if high > low:
-        z = np.minimum(z, middle + _TAIL * (high - low))
     center, size = float(z.mean()), float(z.std())
     size = size if size > 1e-12 * max(abs(center), 1e-300) else 1.0
     return (z - center) / size, center, size, jacobian

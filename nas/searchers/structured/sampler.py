@@ -29,6 +29,7 @@ from nas.searchers.structured.improvement import expected_improvement
 from nas.searchers.structured.inner_search import InnerSearch
 from nas.searchers.structured.region import region_of
 from nas.searchers.structured.transfer import Source, read_sources
+from nas.searchers.tails import near_reference
 from nas.searchers.threads import one_blas_thread
 
 FloatArray = npt.NDArray[np.float64]
@@ -198,7 +199,8 @@ class StructuredSampler(ModelSampler):
                 extra = _extra(known, sources, j)
                 name = f"objective {j}"
                 may_log = "logarithm" not in self.without
-                found[name] = Quantity(name, history.Y_nm[:, j], may_log, features, extra)
+                y = near_reference(history.Y_nm[:, j], history.ref_point_m[j])
+                found[name] = Quantity(name, y, may_log, features, extra)
         for constraint, values in history.constraints.items():
             if np.nanmax(values) > 0.0:
                 name = f"constraint {constraint}"
