@@ -121,6 +121,10 @@ def test_noise_is_told_and_constraints_are_told(monkeypatch: pytest.MonkeyPatch)
     assert found["feasible"] == [int(value < 4.5) for value in x]
     assert found["repeats"] == 12 - len(set(x))
     assert len(found["picked"]) == 12
+    share = line().box.share
+    for i in range(1, 12):
+        feasible = np.array(found["values"])[: i + 1][np.array(found["feasible"][: i + 1]) > 0]
+        assert found["believed"][i] <= share(feasible) + 1e-6
 
 
 def test_a_run_ends_where_the_space_is_exhausted() -> None:

@@ -49,7 +49,10 @@ def made_up_runs(name: str, gains: dict[str, float], seeds: int = 6, noisy: bool
             share = [min(1.0, 0.8 + gain * i / 200 + 0.001 * (seed % 3)) for i in range(200)]
             seconds = [0.001 * i for i in range(200)]
             record = {"share": share, "seconds": seconds, "repeats": 1, "budget": 200, "code": "x"}
-            found[method][seed] = record | ({"picked": [s - 0.01 for s in share]} if noisy else {})
+            if noisy:
+                for judged, loss in (("believed", 0.004), ("picked", 0.01)):
+                    record[judged] = [s - loss for s in share]
+            found[method][seed] = record
     return Runs(name, found, noisy)
 
 
@@ -81,11 +84,12 @@ def test_rows_of_shares_and_seconds() -> None:
     rows = share_rows(runs)
     assert [(r["judged"], r["evaluations"]) for r in rows] == [
         (judged, point)
-        for judged in ("all evaluated", "told front")
+        for judged in ("all evaluated", "believed front", "told front")
         for point in (25, 50, 100, 200)
     ]
     assert rows[2]["share"] == pytest.approx(0.8 + 0.1 * 99 / 200 + 0.001, abs=1e-5)
-    assert rows[6]["share"] == pytest.approx(rows[2]["share"] - 0.01, abs=1e-5)
+    assert rows[6]["share"] == pytest.approx(rows[2]["share"] - 0.004, abs=1e-5)
+    assert rows[10]["share"] == pytest.approx(rows[2]["share"] - 0.01, abs=1e-5)
     (row,) = second_rows(runs)
     assert [row[f"at_{point}"] for point in (25, 50, 100)] == pytest.approx([0.024, 0.049, 0.099])
     assert row["median"] == pytest.approx(0.0995)

@@ -44,42 +44,48 @@ def test_gram_is_the_kernel_of_every_pair(parameters: Space, gated: bool, num_ex
     assert gram.variance(z) == pytest.approx(np.diag(slow.matrix(z, z)), rel=1e-9)
 
 
+@pytest.mark.parametrize("is_noisy", [False, True])
 @SPACES
 def test_evidence_is_the_density_of_the_data_times_the_prior(
-    parameters: Space, gated: bool, num_extra: int
+    parameters: Space, gated: bool, num_extra: int, is_noisy: bool
 ) -> None:
     features, X, extra = features_and_points(parameters, num_extra, 2, 12)
-    layout = Layout(features)
+    layout = Layout(features, is_noisy)
+    inflation = np.random.default_rng(9).uniform(1.0, 30.0, 12) if is_noisy else 1.0
     x, y = features(X, gated, extra), np.random.default_rng(2).normal(size=12)
 
     def slow(theta: np.ndarray) -> float:
         kernel = SlowKernel(features, theta)
-        K = kernel.matrix(x, x) + (kernel.noise + JITTER) * np.eye(12)
+        K = kernel.matrix(x, x) + np.diag(kernel.noise * inflation * np.ones(12) + JITTER)
         likelihood = multivariate_normal(np.zeros(12), K).logpdf(y)
         prior = norm(layout.median, layout.deviation).logpdf(theta).sum()
         return float(-likelihood - prior)
 
     theta, other = some_theta(layout, 3), some_theta(layout, 4)
-    found, found_other = evidence(theta, y, x, layout)[0], evidence(other, y, x, layout)[0]
-    # up to constants, and these are:
-    constants = 6.0 * np.log(2.0 * np.pi) + norm.logpdf(0.0, scale=layout.deviation).sum() * -1.0
+    found, found_other = (evidence(t, y, x, layout, inflation)[0] for t in (theta, other))
+    # up to a constant, and this is:
+    constants = 0.5 * (12 + len(theta)) * np.log(2.0 * np.pi)
     assert found + constants == pytest.approx(slow(theta), rel=1e-9)
     assert found - found_other == pytest.approx(slow(theta) - slow(other), rel=1e-7)
 
 
+@pytest.mark.parametrize("is_noisy", [False, True])
 @SPACES
-def test_the_gradient_of_the_evidence(parameters: Space, gated: bool, num_extra: int) -> None:
+def test_the_gradient_of_the_evidence(
+    parameters: Space, gated: bool, num_extra: int, is_noisy: bool
+) -> None:
     features, X, extra = features_and_points(parameters, num_extra, 5, 15)
-    layout = Layout(features)
+    layout = Layout(features, is_noisy)
+    inflation = np.random.default_rng(9).uniform(1.0, 30.0, 15) if is_noisy else 1.0
     x, y = features(X, gated, extra), np.random.default_rng(5).normal(size=15)
     theta = some_theta(layout, 5)
-    gradient = evidence(theta, y, x, layout)[1]
+    gradient = evidence(theta, y, x, layout, inflation)[1]
     step = 1e-5
     numeric = np.empty_like(theta)
     for i in range(len(theta)):
         shift = np.zeros_like(theta)
         shift[i] = step
-        ahead, behind = (evidence(theta + s, y, x, layout)[0] for s in (shift, -shift))
+        ahead, behind = (evidence(theta + s, y, x, layout, inflation)[0] for s in (shift, -shift))
         numeric[i] = (ahead - behind) / (2.0 * step)
     # along what is fixed by its prior the slope is that of the prior alone, and huge
     assert gradient == pytest.approx(numeric, rel=1e-5, abs=1e-5)

@@ -114,12 +114,16 @@ def claims(by_name: Mapping[str, Runs], ours: str = OURS) -> list[Row]:
             continue
         for point in (100, 200):
             clean = by_name[plain].at(ours, point)
-            picked, every = (by_name[name].at(ours, point, j) for j in ("picked", "share"))
-            seeds = sorted(set(clean) & set(picked))
+            noisy = {
+                judged: by_name[name].at(ours, point, judged)
+                for judged in ("believed", "share", "picked")
+            }
+            seeds = sorted(set(clean) & set(noisy["believed"]))
             if seeds:
-                loss = mean_of([clean[s] - picked[s] for s in seeds])
-                evaluated = mean_of([clean[s] - every[s] for s in seeds])
-                text = f"{loss}; by all it evaluated {evaluated.mean:.2%}"
+                loss, evaluated, told = (
+                    mean_of([clean[s] - shares[s] for s in seeds]) for shares in noisy.values()
+                )
+                text = f"{loss}; by all it evaluated {evaluated.mean:.2%}, by the told front {told.mean:.2%}"
                 met = loss.mean <= _NOISE_LOSS
                 add(f"{name}: lost to noise at {point}", f"≤ {_NOISE_LOSS:.1%}", text, met)
     for group in ("three", "constrained"):

@@ -18,6 +18,8 @@ from experiments.searchers.statistics import holm, mean_of, paired
 from surrogates.base import FloatArray
 
 CHECKPOINTS = (25, 50, 100, 200)
+# which evaluated points count, by their true values
+_JUDGED = {"share": "all evaluated", "believed": "believed front", "picked": "told front"}
 _AROUND = 5  # suggestions whose median stands for one of them
 Row = dict[str, Any]
 
@@ -37,10 +39,15 @@ class Runs:
     is_noisy: bool
 
     def traces(self, method: str, judged: str = "share") -> dict[int, FloatArray]:
-        """Share of the best known hypervolume after each evaluation, by seed; a run that exhausted its space holds its last value."""
+        """Share of the best known hypervolume after each evaluation, by seed; a run that exhausted its space holds its last value.
+
+        Runs that were not judged in this way are left out.
+        """
         found = {}
         for seed, record in self.by_method.get(method, {}).items():
-            trace: list[float] = record[judged] if judged in record else record["share"]
+            if judged not in record:
+                continue
+            trace: list[float] = record[judged]
             found[seed] = np.array(trace + [trace[-1]] * (record["budget"] - len(trace)))
         return found
 
@@ -55,7 +62,7 @@ class Runs:
     @property
     def judged(self) -> str:
         """What comparisons go by: with noise, the points that a user would pick; else all."""
-        return "picked" if self.is_noisy else "share"
+        return "believed" if self.is_noisy else "share"
 
 
 def collect(progress: Progress, problem: JudgedProblem, methods: Sequence[Method]) -> Runs:
@@ -66,10 +73,10 @@ def collect(progress: Progress, problem: JudgedProblem, methods: Sequence[Method
 
 
 def share_rows(runs: Runs) -> list[Row]:
-    """Mean share with its 95 % interval (t over seeds) by method and number of evaluations; with noise, judged in both ways."""
+    """Mean share with its 95 % interval (t over seeds) by method and number of evaluations; with noise, judged in three ways."""
     rows = []
     for method in runs.by_method:
-        for judged in ("share", "picked") if runs.is_noisy else ("share",):
+        for judged, words in _JUDGED.items():
             for point in CHECKPOINTS:
                 values = list(runs.at(method, point, judged).values())
                 if not values:
@@ -79,7 +86,7 @@ def share_rows(runs: Runs) -> list[Row]:
                     {
                         "problem": runs.problem,
                         "method": method,
-                        "judged": "told front" if judged == "picked" else "all evaluated",
+                        "judged": words,
                         "evaluations": point,
                         "share": round(mean.mean, 5),
                         "ci95": round(mean.half_width, 5),

@@ -14,6 +14,8 @@ import optuna
 
 from experiments.searchers.judged import JudgedProblem
 from experiments.searchers.methods import Method
+from nas.searchers import believed_front
+from nas.searchers.structured.sampler import StructuredSampler
 from surrogates.base import FloatArray
 
 _CONSTRAINT = "bound"
@@ -30,13 +32,15 @@ def run_once(problem: JudgedProblem, method: Method, seed: int, budget: int) -> 
 
     Returns:
         JSON values: ``share`` [b] of the best known hypervolume after each evaluation, by true values of feasible points; ``picked`` [b]
-        the same of the points whose told values are non-dominated (with noise only); ``values`` [b, m] true values; ``feasible`` [b]
-        (with a constraint only); ``repeats``: evaluations of parameters evaluated before; ``seconds`` [b] of the sampler alone, ask and
-        tell: processor time, which is what a quiet core takes, whatever else runs on this machine.
+        the same of the points whose told values are non-dominated, ``believed`` [b] of those that :func:`nas.searchers.believed_front`
+        picks (both with noise only); ``values`` [b, m] true values; ``feasible`` [b] (with a constraint only); ``repeats``: evaluations of
+        parameters evaluated before; ``seconds`` [b] of the sampler alone, ask and tell: processor time, which is what a quiet core takes,
+        whatever else runs on this machine.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     true, told = [], []
-    feasible, seconds = [], []
+    feasible, seconds, believed = [], [], []
+    judge = StructuredSampler(seed=0)  # apart from the searcher, whose seconds are counted
     seen: set[tuple[Any, ...]] = set()
     with warnings.catch_warnings():
         # experimental parts of Optuna, and surrogates at the edge of their data
@@ -66,6 +70,8 @@ def run_once(problem: JudgedProblem, method: Method, seed: int, budget: int) -> 
             told.append(told_m)
             feasible.append(excess <= 0.0)
             seen.add(tuple(trial.params[name] for name in distributions))
+            if problem.noise:
+                believed.append(_believed_share(problem, study, judge, np.array(true), feasible))
     true_bm, told_bm = np.array(true), np.array(told)
     share_b, picked_b = problem.shares(told_bm, true_bm, np.array(feasible))
     found: dict[str, Any] = {
@@ -76,9 +82,24 @@ def run_once(problem: JudgedProblem, method: Method, seed: int, budget: int) -> 
     }
     if problem.noise:
         found["picked"] = _rounded(picked_b, 6)
+        found["believed"] = _rounded(np.array(believed), 6)
     if problem.constraint:
         found["feasible"] = [int(f) for f in feasible]
     return found
+
+
+def _believed_share(
+    problem: JudgedProblem,
+    study: optuna.Study,
+    judge: StructuredSampler,
+    true_bm: FloatArray,
+    feasible: list[bool],
+) -> float:
+    """Share of the best known hypervolume, by true values, of the front as it is believed."""
+    if len(true_bm) == 1:  # too few to believe anything
+        return problem.box.share(true_bm[feasible])
+    picked = [believed.trial.number for believed in believed_front(study, judge)]
+    return problem.box.share(true_bm[picked])
 
 
 def _noise_seed(seed: int, index: int) -> int:

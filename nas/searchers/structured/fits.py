@@ -34,6 +34,7 @@ class Quantity:
         may_log: whether its logarithm may be modeled.
         features: of the space.
         extra: points to the extra columns of ``features``; None if it has none.
+        is_noisy: whether it is measured with noise; None if that is to be found out.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Quantity:
     may_log: bool
     features: FeatureMap
     extra: Extra | None
+    is_noisy: bool | None = None
 
     def belief(self, X_nd: FloatArray, y_n: FloatArray, description: Description) -> Belief:
         """Posterior given values at points."""
@@ -92,7 +94,7 @@ class Fits:
                 found = remembered[1]
                 continue
             if found is None:
-                found = describe(quantity.features, data, quantity.may_log)
+                found = describe(quantity.features, data, quantity.may_log, quantity.is_noisy)
             else:
                 found = refine(quantity.features, data, found)
             self._found[quantity.name, i] = (stamp, found)

@@ -40,6 +40,8 @@ _FAMILY_PRIORS = {
     "closeness": (0.25, 1.0),  # inverse squared length scale
 }
 _SCALAR_PRIORS = {"constant": (1.0, 1.5), "noise": (1e-4, 2.5), "remainder": (0.01, 2.0)}
+# Of a quantity that is measured with noise: what the other parts do not explain is noise, and not the remainder.
+_NOISY_PRIORS = _SCALAR_PRIORS | {"noise": (0.03, 1.5), "remainder": (1e-4, 1.0)}
 _RELEVANCE = 1.0
 _NOTHING = -14.0  # logarithm of a variance that does not matter
 _PART_OF = {"products": ("product_shared", "product_own"), "remainder": ("remainder",)}
@@ -75,9 +77,10 @@ class Layout:
 
     Args:
         features: of the space.
+        is_noisy: whether to expect noise.
     """
 
-    def __init__(self, features: FeatureMap) -> None:
+    def __init__(self, features: FeatureMap, is_noisy: bool = False) -> None:
         self.features = features
         g, d = features.num_families, features.num_parameters
         lonely = features.members_g == 1  # its shared effect is its own
@@ -91,7 +94,7 @@ class Layout:
             deviation.append(np.where(fixed, _FIXED, spread))
         median.append(np.zeros(d))
         deviation.append(np.where(lonely[features.family_d], _FIXED, _RELEVANCE))
-        for name, (value, spread) in _SCALAR_PRIORS.items():
+        for name, (value, spread) in (_NOISY_PRIORS if is_noisy else _SCALAR_PRIORS).items():
             median.append(np.array([_NOTHING if name in absent else math.log(value)]))
             deviation.append(np.array([_FIXED if name in absent else spread]))
         self.median, self.deviation = np.concatenate(median), np.concatenate(deviation)
@@ -147,15 +150,20 @@ class Layout:
 
 
 def evidence(
-    theta: FloatArray, y_n: FloatArray, x: Columns, layout: Layout
+    theta: FloatArray,
+    y_n: FloatArray,
+    x: Columns,
+    layout: Layout,
+    inflation_n: FloatArray | float = 1.0,
 ) -> tuple[float, FloatArray]:
-    """Negative log of marginal likelihood times prior (up to constants), and its gradient.
+    """Negative log of marginal likelihood times prior (up to a constant of the space), and its gradient.
 
     Args:
         theta: logarithms of the hyperparameters.
         y_n: observations of unit variance.
         x: features of the points.
         layout: of theta.
+        inflation_n: times the noise variance that each observation has (nas/searchers/structured/outliers.py).
     """
     h = layout.unpack(theta)
     F, S, n = x.own_np, x.shared_ns, len(y_n)
@@ -168,7 +176,7 @@ def evidence(
     K = (F * h.own_p) @ F.T
     K += (S * h.shared_s) @ S.T
     K += h.constant + Q * Q + h.remainder * matern
-    K[np.diag_indices(n)] += h.noise + _JITTER
+    K[np.diag_indices(n)] += h.noise * inflation_n + _JITTER
     try:
         L: FloatArray = np.asarray(np.linalg.cholesky(K), dtype=np.float64)
     except np.linalg.LinAlgError:
@@ -188,22 +196,28 @@ def evidence(
         pairs_p * h.closeness_p,
         (
             float(by_K.sum()) * h.constant,
-            float(np.trace(by_K)) * h.noise,
+            float(np.sum(np.diag(by_K) * inflation_n)) * h.noise,
             float(np.sum(by_K * matern)) * h.remainder,
         ),
     )
     z = (theta - layout.median) / layout.deviation
-    return value + 0.5 * float(z @ z), gradient + z / layout.deviation
+    prior = 0.5 * float(z @ z) + float(np.log(layout.deviation).sum())
+    return value + prior, gradient + z / layout.deviation
 
 
 def maximize_evidence(
-    y_n: FloatArray, x: Columns, layout: Layout, start: FloatArray, steps: int
+    y_n: FloatArray,
+    x: Columns,
+    layout: Layout,
+    start: FloatArray,
+    steps: int,
+    inflation_n: FloatArray | float = 1.0,
 ) -> tuple[FloatArray, float]:
     """Logarithms of the hyperparameters at a local maximum, and the cost :func:`evidence` there."""
     found = minimize(
         evidence,
         start,
-        args=(y_n, x, layout),
+        args=(y_n, x, layout, inflation_n),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": steps},

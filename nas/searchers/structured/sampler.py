@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution
+from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study
-from scipy.special import log_ndtr
+from optuna.trial import FrozenTrial, TrialState
 
 from nas.searchers.candidates import Candidates
 from nas.searchers.indexed import seed_of
@@ -22,7 +24,7 @@ from nas.searchers.model_sampler import (
     telling_rows,
 )
 from nas.searchers.parameters import ParameterSpace
-from nas.searchers.structured.belief import Belief
+from nas.searchers.structured.beliefs import FAILED, Beliefs
 from nas.searchers.structured.features import PARTS, FeatureMap
 from nas.searchers.structured.fits import Extra, Fits, Quantity
 from nas.searchers.structured.improvement import expected_improvement
@@ -34,7 +36,6 @@ from nas.searchers.threads import one_blas_thread
 
 FloatArray = npt.NDArray[np.float64]
 _MOST_SETTLED = 600  # told points that may be on the front; beyond it the best by Pareto rank, the latest and an even spread
-_FAILED = "constraint: failed"
 _KNOWN_STD = 1e-9  # of the range of an objective: the deviation of what is known exactly
 # Where the beliefs are so sure that nothing improves, they are doubted more and more.
 _DOUBTS = (1.0, 3.0, 10.0, 100.0)
@@ -54,6 +55,8 @@ class StructuredSampler(ModelSampler):
         generations: of the inner search.
         sources: earlier studies of the same parameters and objectives: on another device, say. What each predicts becomes a feature of
             this study's beliefs, and half of the first proposals are members of their fronts.
+        noisy: indices of objectives that are known to be measured with noise. Of the others it is found out, from the thirtieth trial on or
+            so.
         without: parts to do without, of ``families``, ``products``, ``remainder``, ``counter``, ``logarithm`` and ``leaning``: for
             ablations.
         others: see :class:`nas.searchers.model_sampler.ModelSampler`. A known objective is not learned, and is a feature too.
@@ -75,6 +78,7 @@ class StructuredSampler(ModelSampler):
         population: int = 200,
         generations: int = 7,
         sources: Sequence[Study] = (),
+        noisy: Sequence[int] = (),
         without: Sequence[str] = (),
     ) -> None:
         super().__init__(
@@ -92,6 +96,7 @@ class StructuredSampler(ModelSampler):
             )
         if foreign := sorted({*without} - {*PARTS}):
             raise ValueError(f"expected parts of {', '.join(PARTS)} to do without, got {foreign}")
+        self.noisy = frozenset(noisy)
         self.without = frozenset(without)
         self.population = population
         self.generations = generations
@@ -123,38 +128,11 @@ class StructuredSampler(ModelSampler):
     def _propose(
         self, space: ParameterSpace, history: History, candidates: Candidates
     ) -> FloatArray | None:
-        quantities = self._quantities(space, history)
-        beliefs = {name: self._fits.belief(history, q) for name, q in quantities.items()}
-        if len(history.failed_fd):
-            failure = self._failure(space, history)
-            quantities[failure[1].name] = failure[1]
-            beliefs[failure[1].name] = self._fits.belief(*failure)
-        objectives = range(history.num_objectives)
-        constraints = [name for name in beliefs if name.startswith("constraint")]
-
-        def predict(name: str, X: FloatArray) -> tuple[FloatArray, FloatArray]:
-            extra = quantities[name].extra
-            belief = beliefs[name]
-            return belief.predict(belief.columns(X, None if extra is None else extra(X)))
-
-        def moments(X: FloatArray) -> tuple[FloatArray, FloatArray]:
-            found = [
-                self._known_moments(space, history, j, X)
-                if j in self.known
-                else predict(f"objective {j}", X)
-                for j in objectives
-            ]
-            mean, std = np.stack(found, axis=2)
-            return mean, std
-
-        is_log = [_is_log(beliefs, j) for j in objectives]
+        beliefs = self._beliefs(space, history)
         feasible = np.flatnonzero(history.feasible_n)
         feasible = feasible[telling_rows(history.Y_nm[feasible], _MOST_SETTLED)]
         settled = np.concatenate([history.X_nd[feasible], history.running_rd])
-        believed = moments(settled)[0] if len(settled) else np.empty((0, len(is_log)))
-        region = region_of(
-            np.where(is_log, np.exp(np.where(is_log, believed, 0.0)), believed), history.ref_point_m
-        )
+        region = region_of(beliefs.typical(settled), history.ref_point_m)
         parents = settled[region.front] if len(region.front) else history.X_nd[:1]
         search = InnerSearch(
             space,
@@ -169,16 +147,11 @@ class StructuredSampler(ModelSampler):
         for doubt in _DOUBTS:
 
             def score(X: FloatArray, doubt: float = doubt) -> FloatArray:
-                mean, std = moments(X)
+                mean, std = beliefs.moments(X)
                 gain = expected_improvement(
-                    mean, doubt * std, is_log, region.lower_bm, region.upper_bm
+                    mean, doubt * std, beliefs.is_log, region.lower_bm, region.upper_bm
                 )
-                for name in constraints:
-                    center, spread = predict(name, X)
-                    # that points fail is never doubted: nothing better is to be found among them
-                    width = spread if name == _FAILED else doubt * spread
-                    gain *= np.exp(log_ndtr(-center / width))
-                return gain
+                return gain * beliefs.feasibility(X, doubt)
 
             found = search.best(score, parents)
             if found is None or found[1] > 0.0:
@@ -187,8 +160,48 @@ class StructuredSampler(ModelSampler):
 
     # --- what is believed of what ----------------------------------------------------------------------
 
+    def believe(self, study: Study) -> tuple[list[FrozenTrial], FloatArray, FloatArray]:
+        """What is believed of the complete trials, noise removed: the trials, their medians and standard deviations, shapes (n, m).
+
+        Raises:
+            ValueError: if fewer than two trials are complete, or they share no parameter.
+        """
+        trials = study.get_trials(deepcopy=False)
+        distributions = self.search_space or IntersectionSearchSpace().calculate(study)
+        complete = [
+            t
+            for t in trials
+            if t.state == TrialState.COMPLETE and distributions.keys() <= t.params.keys()
+        ]
+        if len(complete) < 2 or not distributions:
+            raise ValueError(
+                f"expected two complete trials or more with parameters in common, got {len(complete)} with {sorted(distributions)}; "
+                "believe in a study once it has been told something"
+            )
+        with one_blas_thread():
+            space = self._space(dict(distributions))
+            nothing = np.empty((0, space.dim))
+            history = self._history(study, complete, self._points(space, complete), nothing)
+            beliefs = self._beliefs(space, history)
+            values, stds = beliefs.typical(history.X_nd), beliefs.spread(history.X_nd)
+        return complete, history.sign_m * values, stds
+
+    def _beliefs(self, space: ParameterSpace, history: History) -> Beliefs:
+        quantities = self._quantities(space, history)
+        beliefs = {name: self._fits.belief(history, q) for name, q in quantities.items()}
+        if len(history.failed_fd):
+            seen, quantity = self._failure(space, history)
+            quantities[FAILED] = quantity
+            beliefs[FAILED] = self._fits.belief(seen, quantity)
+        known = {j: functools.partial(self._known_moments, space, history, j) for j in self.known}
+        return Beliefs(history.num_objectives, quantities, beliefs, known)
+
     def _quantities(self, space: ParameterSpace, history: History) -> dict[str, Quantity]:
         """The objectives that are not known, and the constraints that some trial violates."""
+        if foreign := sorted(self.noisy - {*range(history.num_objectives)}):
+            raise ValueError(
+                f"expected noisy objectives among the {history.num_objectives} of the study, got indices {foreign}"
+            )
         known = self.known_columns(space, history.X_nd)
         sources = self._sources(space, history.num_objectives)
         plain = self._features(space, len(self.known))
@@ -200,7 +213,8 @@ class StructuredSampler(ModelSampler):
                 name = f"objective {j}"
                 may_log = "logarithm" not in self.without
                 y = near_reference(history.Y_nm[:, j], history.ref_point_m[j])
-                found[name] = Quantity(name, y, may_log, features, extra)
+                is_noisy = True if j in self.noisy else None
+                found[name] = Quantity(name, y, may_log, features, extra, is_noisy)
         for constraint, values in history.constraints.items():
             if np.nanmax(values) > 0.0:
                 name = f"constraint {constraint}"
@@ -213,7 +227,7 @@ class StructuredSampler(ModelSampler):
         has_failed = np.repeat([-1.0, 1.0], [len(history), len(history.failed_fd)])
         features = self._features(space, len(self.known))
         known = self.known_columns(space, history.X_nd)
-        quantity = Quantity(_FAILED, has_failed, False, features, known)
+        quantity = Quantity(FAILED, has_failed, False, features, known, is_noisy=False)
         return replace(history, X_nd=X, Y_nm=has_failed[:, None]), quantity
 
     def _features(self, space: ParameterSpace, num_extra: int) -> FeatureMap:
@@ -240,11 +254,6 @@ class StructuredSampler(ModelSampler):
         mean, std = self.known_values(space, j, X)
         size = float(np.ptp(history.Y_nm[:, j])) or 1.0
         return history.sign_m[j] * mean, np.maximum(std, _KNOWN_STD * size)
-
-
-def _is_log(beliefs: Mapping[str, Belief], j: int) -> bool:
-    belief = beliefs.get(f"objective {j}")
-    return belief is not None and belief.is_log
 
 
 def _extra(known: Extra | None, sources: Sequence[Source], j: int) -> Extra | None:
