@@ -35,7 +35,7 @@ class Recipe:
         out: working folder; a killed run goes on from it.
     """
 
-    samplers: tuple[str, ...] = ("random", "nsga2", "tpe", "qlognehvi")
+    samplers: tuple[str, ...] = ("auto", "random", "nsga2", "tpe", "qlognehvi")
     seeds: int = 5
     trials: int = 60
     tokens: int = 8192
