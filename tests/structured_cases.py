@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 from optuna.trial import create_trial
 
-from nas.searchers.model_sampler import History
+from nas.searchers.history import History
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.structured.features import Columns, FeatureMap
 from nas.searchers.structured.kernel import Layout

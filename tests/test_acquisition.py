@@ -25,9 +25,9 @@ from nas.searchers.bayesian import (
 from nas.searchers.boxes import non_dominated_boxes
 from nas.searchers.candidates import Candidates
 from nas.searchers.gaussian_process import GaussianProcess, describe
+from nas.searchers.history import History
 from nas.searchers.map_fit import Parts
 from nas.searchers.model_fits import ModelFits
-from nas.searchers.model_sampler import History
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.rungs import COLD_EVERY, rungs
 from nas.searchers.staircases import Staircases

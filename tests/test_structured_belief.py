@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nas.searchers.model_sampler import telling_rows
+from nas.searchers.history import telling_rows
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.structured import fits
 from nas.searchers.structured.belief import Belief, Data, Description, describe, refine

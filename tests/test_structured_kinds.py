@@ -102,10 +102,13 @@ def test_running_points_are_not_proposed() -> None:
 
 
 def test_a_space_of_one_point() -> None:
-    """Optuna fills in parameters without a choice itself and never asks a sampler: such a study goes on as long as it is asked."""
+    """Optuna fills in parameters without a choice itself and never asks a sampler for them."""
     one: Space = {"a": CategoricalDistribution((3,)), "b": IntDistribution(2, 2)}
-    study = told(auto(search_space=one, n_startup=2), one, lambda p: [1.0, 2.0], 4)
-    assert [t.params for t in study.trials] == [{"a": 3, "b": 2}] * 4
+    for options in ({"search_space": one}, {}):
+        study = told(auto(n_startup=2, **options), one, lambda p: [1.0, 2.0], 1)
+        with pytest.raises(SpaceExhaustedError, match="1 trials of the only point"):
+            study.ask(one)
+        assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
 
 
 def test_one_choice_beside_parameters_without_any() -> None:
@@ -118,9 +121,9 @@ def test_one_choice_beside_parameters_without_any() -> None:
 
 def test_an_empty_space_is_nothing_to_propose() -> None:
     study = optuna.create_study(sampler=auto())
-    for _ in range(4):
-        study.tell(study.ask({}), 1.0)
-    assert [t.params for t in study.trials] == [{}] * 4
+    study.tell(study.ask({}), 1.0)
+    with pytest.raises(SpaceExhaustedError, match="got none at all"):
+        study.ask({})
 
 
 def test_points_that_mean_the_same_are_proposed_once() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from nas.pareto import hypervolume
 from nas.searchers import believed_front, make_sampler
@@ -20,6 +20,7 @@ from nas.searchers.structured.features import FeatureMap
 from nas.searchers.structured.fits import Quantity
 from nas.searchers.structured.kernel import Layout
 from nas.searchers.structured.outliers import noise_inflation
+from nas.searchers.structured.sampler import StructuredSampler
 from tests.structured_cases import WIDE, Array, SlowKernel, draws, some_theta, told
 from tests.structured_studies import FUNCTION, REF, auto
 
@@ -200,6 +201,46 @@ def test_only_feasible_trials_and_each_architecture_once() -> None:
     ]
     study.tell(unfinished, state=optuna.trial.TrialState.FAIL)
     assert [b.trial.number for b in believed_front(study)] == [0, 3]
+
+
+def test_what_is_far_worse_than_the_bulk_is_believed_as_told() -> None:
+    space = {"k": IntDistribution(0, 39)}
+    study = optuna.create_study(directions=["minimize"] * 2)
+    for k in range(40):
+        study.enqueue_trial({"k": k})
+        study.tell(study.ask(space), [float(k), 1000.0 if k == 0 else 10.0 - 0.1 * k])
+    sampler = make_sampler("auto", ref_point=[20.0, 9.0])
+    for front in (believed_front(study), believed_front(study, sampler)):  # type: ignore[arg-type]
+        assert front[0].values == pytest.approx((0.0, 1000.0), abs=0.05)
+        assert front[-1].values == pytest.approx((39.0, 6.1), abs=0.05)
+
+
+def test_points_that_mean_the_same_are_one() -> None:
+    space = {"g": IntDistribution(0, 1), "w": IntDistribution(1, 4)}
+
+    def canonical(params: dict[str, Any]) -> dict[str, Any]:
+        return params if params["g"] else params | {"w": 1}
+
+    study = optuna.create_study(directions=["minimize"] * 2)
+    for w in (1, 2, 3, 4):
+        study.enqueue_trial({"g": 0, "w": w})
+        study.tell(study.ask(space), [1.0, 2.0])
+    sampler = StructuredSampler(seed=0, canonical=canonical)
+    assert [b.trial.number for b in believed_front(study, sampler)] == [0]
+
+
+def test_a_study_whose_trials_differ_in_parameters_is_refused() -> None:
+    study = optuna.create_study(directions=["minimize"] * 2)
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        depth = trial.suggest_int("depth", 1, 3)
+        return float(sum(trial.suggest_int(f"w{i}", 1, 9) for i in range(depth))), -float(depth)
+
+    study.optimize(objective, n_trials=12)
+    with pytest.raises(ValueError, match="expected trials with the same parameters, got some with"):
+        believed_front(study)
+    with pytest.raises(ValueError, match="expected an Optuna study and a sampler 'auto'"):
+        believed_front(study, make_sampler("tpe"))  # type: ignore[arg-type]
 
 
 def test_nothing_feasible_is_an_empty_front() -> None:

@@ -144,7 +144,7 @@ def test_only_known_objectives_and_doubt_draws() -> None:
             {"known": {2: known_cost}},
             r"expected known objectives among the 2 of the study, got indices \[2\]",
         ),
-        ({"known": {-1: known_cost}}, "expected known objectives among the 2 of the study"),
+        ({"known": {-1: known_cost}}, "expected known to be a list of indices of objectives"),
         ({"known": {1: lambda p: (np.zeros(1), 0.0)}}, "expected known objective 1 to return"),
         (
             {"known": {1: lambda p: (np.full(len(p), np.nan), 0.0)}},

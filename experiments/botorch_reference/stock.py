@@ -31,8 +31,9 @@ from torch.nn.functional import one_hot
 
 from nas.searchers.bayesian_sampler import Acquisition
 from nas.searchers.candidates import Candidates
+from nas.searchers.history import History
 from nas.searchers.indexed import seed_of
-from nas.searchers.model_sampler import History, ModelSampler
+from nas.searchers.model_sampler import ModelSampler
 from nas.searchers.parameters import FloatArray, ParameterSpace
 
 Encoding = Literal["ordinal", "one-hot"]

@@ -21,16 +21,10 @@ from nas.searchers.bayesian import (
 )
 from nas.searchers.candidates import Candidates
 from nas.searchers.gaussian_process import GaussianProcess
+from nas.searchers.history import History, best_by_rank, telling_rows
 from nas.searchers.map_fit import Parts
 from nas.searchers.model_fits import MAX_TOLD, Features, ModelFits
-from nas.searchers.model_sampler import (
-    History,
-    KnownObjective,
-    ModelSampler,
-    Params,
-    best_by_rank,
-    telling_rows,
-)
+from nas.searchers.model_sampler import KnownObjective, ModelSampler, Params
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.structured.features import FeatureMap
 from nas.searchers.tails import near_reference

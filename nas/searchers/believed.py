@@ -22,7 +22,7 @@ class BelievedTrial:
 
     Args:
         trial: as the study has it, with its told values.
-        values: medians of what it is truly worth, in the study's units.
+        values: medians of what it is truly worth, in the study's units; as told where that is far worse than the bulk.
         stds: their standard deviations.
     """
 
@@ -39,9 +39,15 @@ def believed_front(study: Study, sampler: StructuredSampler | None = None) -> li
         sampler: a sampler ``auto`` whose beliefs to use, if it was made with ``known``, ``canonical`` or ``sources``; by default a new one.
 
     Raises:
-        ValueError: if fewer than two trials are complete, or they share no parameter.
+        ValueError: if fewer than two trials are complete, they have not all the same parameters, or the sampler is another.
     """
-    trials, values, stds = (sampler or StructuredSampler(seed=0)).believe(study)
+    sampler = StructuredSampler(seed=0) if sampler is None else sampler
+    if not isinstance(study, Study) or not isinstance(sampler, StructuredSampler):
+        raise ValueError(
+            f"expected an Optuna study and a sampler 'auto', got {study!r:.80} and {sampler!r:.80}; the study may be of any sampler, "
+            "leave the second out"
+        )
+    trials, values, stds = sampler.believe(study)
     sign = np.array([1.0 if d.name == "MINIMIZE" else -1.0 for d in study.directions])
     feasible = [
         i for i, t in enumerate(trials) if all(excess <= 0.0 for excess in t.constraints.values())
@@ -50,7 +56,8 @@ def believed_front(study: Study, sampler: StructuredSampler | None = None) -> li
     found: dict[tuple[object, ...], BelievedTrial] = {}
     for row in front:
         i = feasible[row]
-        key = tuple(sorted(trials[i].params.items()))
+        params = trials[i].params
+        key = tuple(sorted((sampler.canonical(params) if sampler.canonical else params).items()))
         believed = BelievedTrial(trials[i], tuple(values[i].tolist()), tuple(stds[i].tolist()))
         found.setdefault(key, believed)
     return list(found.values())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import (
@@ -24,20 +25,19 @@ if TYPE_CHECKING:
 _POPULATION = 20
 
 
-def _optuna(name: str, options: dict[str, Any]) -> Callable[[int], BaseSampler]:
-    """Seed to Optuna sampler, with the setting that did best on discrete multi-objective spaces."""
+def _optuna(seed: int, *, name: str, options: Mapping[str, Any]) -> BaseSampler:
+    """An Optuna sampler with the setting that did best on discrete multi-objective spaces."""
     if name == "random":
-        return lambda seed: RandomSampler(seed=seed, **options)
+        return RandomSampler(seed=seed, **options)
     if name == "nsga2":
-        return lambda seed: _NSGAII(seed=seed, **{"population_size": _POPULATION} | options)
+        return _NSGAII(seed=seed, **{"population_size": _POPULATION} | dict(options))
     if name == "nsga3":
-        return lambda seed: _NSGAIII(seed=seed, **{"population_size": _POPULATION} | options)
+        return _NSGAIII(seed=seed, **{"population_size": _POPULATION} | dict(options))
     if name == "tpe":
         # off by default with several objectives, though it finds more hypervolume there too
-        tpe = {"multivariate": True, "constant_liar": False} | options
-        return lambda seed: TPESampler(seed=seed, **tpe)
-    gp = {"warn_independent_sampling": False} | options
-    return lambda seed: GPSampler(seed=seed, **gp)
+        tpe = {"multivariate": True, "constant_liar": False} | dict(options)
+        return TPESampler(seed=seed, **tpe)
+    return GPSampler(seed=seed, **{"warn_independent_sampling": False} | dict(options))
 
 
 class _Stateless:
@@ -98,8 +98,9 @@ def make_sampler(
     Args:
         name: one of :func:`samplers`; ``auto`` is the default of a search.
         seed: of the whole study, 0 or more.
-        known: objective index -> function of a list of params that returns (mean_n, std_n); used by :func:`model_samplers`.
-        ref_point: worst values that still count; used by :func:`model_samplers`.
+        known: objective index -> function of a list of params that returns (mean_n, std_n); used by :func:`model_samplers`, of no use to
+            the others, which take it so that all can be raced with the same call.
+        ref_point: worst values that still count; used by :func:`model_samplers` likewise.
         warm_start: parameters of the first proposals.
         options: further arguments of the sampler (``population_size``, ``n_startup_trials``, ...; for ``auto`` those of
             :class:`nas.searchers.structured.sampler.StructuredSampler`, for qlognehvi and qlognparego those of
@@ -132,7 +133,7 @@ def make_sampler(
                 warm_start=warm_start,
                 **options,
             )
-        make = _optuna(name, options)
+        make = functools.partial(_optuna, name=name, options=options)
         make(0)  # refuses wrong options now, not at the first trial
     except TypeError as error:
         raise ValueError(

@@ -20,6 +20,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.searchers import options
+
 INDEX_KEY, FAILED_KEY = "nas:index", "nas:failed"  # system attributes of a trial
 
 
@@ -54,17 +56,17 @@ class IndexedSampler(BaseSampler):
 
     Args:
         seed: of the whole study, 0 or more.
-        warm_start: parameters of the first proposals, in order.
+        warm_start: parameters of the first proposals, in order; a trial that was enqueued takes the place of one.
 
     Raises:
-        ValueError: if the seed is negative or no integer.
+        ValueError: if the seed is negative or no integer, or the warm start no list of params.
     """
 
     def __init__(self, *, seed: int, warm_start: Sequence[Mapping[str, Any]] = ()) -> None:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ValueError(f"expected a seed that is an integer of 0 or more, got {seed!r}")
         self.seed = int(seed)
-        self.warm_start = tuple(dict(params) for params in warm_start)
+        self.warm_start = options.warm_starts(warm_start)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -184,7 +186,7 @@ class ReseededSampler(IndexedSampler):
         """The given value for a trial with given parameters, otherwise as the Optuna sampler does."""
         given = self.warm_params(trial)
         if given is not None and param_name in given:
-            return given[param_name]
+            return options.given(param_name, given[param_name], param_distribution)
         return self._sampler(trial).sample_independent(study, trial, param_name, param_distribution)
 
     def _sampler(self, trial: FrozenTrial) -> BaseSampler:

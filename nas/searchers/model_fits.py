@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.searchers.gaussian_process import Description, describe
+from nas.searchers.history import History, telling_rows
 from nas.searchers.map_fit import Parts
-from nas.searchers.model_sampler import History, telling_rows
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.rungs import COLD_EVERY, rungs
 

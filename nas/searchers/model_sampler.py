@@ -8,7 +8,6 @@ from __future__ import annotations
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,10 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.pareto import non_dominated_mask
+from nas.searchers import options
 from nas.searchers.candidates import Candidates
-from nas.searchers.indexed import IndexedSampler, holds_index, seed_of
+from nas.searchers.history import History, bounded_excess, finite
+from nas.searchers.indexed import IndexedSampler, give_up, holds_index, seed_of
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.reference import default_ref_point
 from nas.searchers.start_design import start_design
@@ -29,44 +30,10 @@ from nas.searchers.structured.features import FeatureMap
 FloatArray = npt.NDArray[np.float64]
 Params = dict[str, Any]
 KnownObjective = Callable[[Sequence[Params]], tuple[npt.ArrayLike, npt.ArrayLike]]
-_LARGEST = 1e100  # magnitude beyond which a value is no measurement
 
 
 class SpaceExhaustedError(ValueError):
     """Every point of the space has been proposed."""
-
-
-@dataclass(frozen=True, eq=False)
-class History:
-    """What a study has been told, in the order in which its trials ended; everything is minimized.
-
-    Args:
-        X_nd: canonical points.
-        Y_nm: finite values.
-        feasible_n: which points keep to all constraints.
-        constraints: name to value at each point, NaN where it was not told; a value of zero or less is kept to.
-        running_rd: canonical points of running trials.
-        failed_fd: canonical points of trials that were told as failed.
-        sign_m: 1 for objectives that the study minimizes, -1 for others.
-        ref_point_m: worst values that still count.
-    """
-
-    X_nd: FloatArray
-    Y_nm: FloatArray
-    feasible_n: npt.NDArray[np.bool_]
-    constraints: Mapping[str, FloatArray]
-    running_rd: FloatArray
-    failed_fd: FloatArray
-    sign_m: FloatArray
-    ref_point_m: FloatArray
-
-    def __len__(self) -> int:
-        return len(self.X_nd)
-
-    @property
-    def num_objectives(self) -> int:
-        """How many objectives the study has."""
-        return len(self.sign_m)
 
 
 class ModelSampler(IndexedSampler):
@@ -99,15 +66,11 @@ class ModelSampler(IndexedSampler):
         canonical: Callable[[Params], Params] | None = None,
     ) -> None:
         super().__init__(seed=seed, warm_start=warm_start)
-        if n_startup < 2:
-            raise ValueError(
-                f"expected n_startup of 2 or more, got {n_startup}: a model needs data"
-            )
-        self.search_space = dict(search_space) if search_space is not None else None
-        self.known = dict(known or {})
-        self.ref_point = None if ref_point is None else tuple(map(float, ref_point))
-        self.n_startup = n_startup
-        self.canonical = canonical
+        self.search_space = options.distributions(search_space, self.warm_start)
+        self.known = options.known_objectives(known)
+        self.ref_point = options.reference(ref_point)
+        self.n_startup = options.at_least("n_startup", n_startup, 2)  # a model needs data
+        self.canonical = options.function("canonical", canonical)
         self._canonical_points: dict[bytes, FloatArray] = {}
         self._known_values: dict[int, dict[bytes, tuple[float, float]]] = {
             j: {} for j in self.known
@@ -115,6 +78,8 @@ class ModelSampler(IndexedSampler):
         self._parameter_space: ParameterSpace | None = None
         self._shared: dict[tuple[str, int, int], IntersectionSearchSpace] = {}
         self._read: dict[int, tuple[dict[str, Any], FloatArray]] = {}
+        # what this process proposed for trials that run; a trial of study.optimize is stored without it until it is suggested
+        self._asked: dict[tuple[str, int, int], dict[int, Params]] = {}
 
     # --- what a subclass decides ---------------------------------------------------------------------
 
@@ -136,6 +101,23 @@ class ModelSampler(IndexedSampler):
         """
 
     # --- Optuna's interface ------------------------------------------------------------------------
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Give the trial its index.
+
+        Raises:
+            SpaceExhaustedError: if the trials leave nothing to choose and one is told: Optuna fills in such parameters itself and
+                never asks a sampler for them.
+        """
+        super().before_trial(study, trial)
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if done and all(d.single() for t in done for d in t.distributions.values()):
+            give_up(study, trial._trial_id)
+            got = sorted(done[0].params) or "none at all"
+            raise SpaceExhaustedError(
+                f"space exhausted: expected parameters with a choice, got {got}, and {len(done)} trials of the only point; "
+                "stop the study here, or widen the space"
+            )
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -160,9 +142,31 @@ class ModelSampler(IndexedSampler):
         """
         if not search_space:
             return {}
+        key = (study.study_name, study._study_id, id(study._storage))
+        with self._lock:
+            try:
+                params = self._sample(study, trial, search_space, self._asked.setdefault(key, {}))
+            except Exception:
+                give_up(study, trial._trial_id)  # nobody will ever tell it
+                raise
+            self._asked[key][trial.number] = params
+        return params
+
+    def _sample(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+        asked: dict[int, Params],
+    ) -> Params:
         space = self._space(search_space)
         complete, running, spent = self._others(study, trial, space)
         X, X_spent = self._points(space, complete + running), self._points(space, spent)
+        promised = self._promised(study, running, asked)
+        if promised:
+            X = np.concatenate(
+                [X, *(self._canonical(space, space.point(params)[None]) for params in promised)]
+            )
         seen = {space.key(x) for x in [*X, *X_spent]}
         index = self.index(trial)
         # of a conditional space only the parameters that all trials share are seen here: their points may come again
@@ -203,7 +207,7 @@ class ModelSampler(IndexedSampler):
         """The given value in a warm start; otherwise uniform, for a parameter outside the static space."""
         given = self.warm_params(trial)
         if given is not None and param_name in given:
-            return given[param_name]
+            return options.given(param_name, given[param_name], param_distribution)
         rng = np.random.default_rng([self.seed, self.index(trial), zlib.crc32(param_name.encode())])
         space = ParameterSpace({param_name: param_distribution})
         return space.params(space.random(rng, 1)[0])[param_name]
@@ -221,7 +225,8 @@ class ModelSampler(IndexedSampler):
             )
         names = sorted({name for t in complete for name in t.constraints})
         constraints = {
-            name: np.array([t.constraints.get(name, np.nan) for t in complete]) for name in names
+            name: bounded_excess(np.array([t.constraints.get(name, np.nan) for t in complete]))
+            for name in names
         }
         feasible = np.ones(len(complete), dtype=np.bool_)
         for values in constraints.values():
@@ -270,6 +275,17 @@ class ModelSampler(IndexedSampler):
         spent = (TrialState.FAIL, TrialState.PRUNED)
         return complete, running, [t for t in others if t.state in spent]
 
+    def _promised(
+        self, study: Study, running: Sequence[FrozenTrial], asked: dict[int, Params]
+    ) -> list[Params]:
+        """Proposals of this process to running trials whose parameters are not stored yet."""
+        stored = {t.number for t in running}
+        states = (TrialState.RUNNING,)
+        alive = {t.number for t in study.get_trials(deepcopy=False, states=states)}
+        for number in [n for n in asked if n not in alive]:
+            del asked[number]
+        return [params for number, params in asked.items() if number not in stored]
+
     def _points(self, space: ParameterSpace, trials: Sequence[FrozenTrial]) -> FloatArray:
         """Canonical points of trials; each trial is read once."""
         points = np.empty((len(trials), space.dim))
@@ -315,15 +331,8 @@ class ModelSampler(IndexedSampler):
         keys = [space.key(x) for x in X_nd]
         new = {key: x for key, x in zip(keys, X_nd, strict=True) if key not in values}
         if new:
-            mean, std = self.known[j]([space.params(x) for x in new.values()])
-            means = np.asarray(mean, dtype=np.float64)
-            stds = np.broadcast_to(np.asarray(std, dtype=np.float64), means.shape)
-            is_finite = np.isfinite(means).all() and np.isfinite(stds).all()
-            if means.shape != (len(new),) or not is_finite or (stds < 0).any():
-                raise ValueError(
-                    f"expected known objective {j} to return {len(new)} finite means and standard deviations of 0 or "
-                    f"more, got shapes {means.shape} and {np.shape(std)}"
-                )
+            returned = self.known[j]([space.params(x) for x in new.values()])
+            means, stds = options.moments(j, returned, len(new))
             pairs = zip(means.tolist(), stds.tolist(), strict=True)
             values.update(zip(new, pairs, strict=True))
         found = np.array([values[key] for key in keys]).reshape(-1, 2)
@@ -356,35 +365,3 @@ class ModelSampler(IndexedSampler):
         low, size = told.min(axis=0), np.ptp(told, axis=0)
         size = np.where(size > 0.0, size, 1.0)
         return lambda points: np.asarray((scaled(known(points)) - low) / size)
-
-
-def finite(Y_nm: FloatArray) -> FloatArray:
-    """Infinite values (a failed evaluation told as such) replaced by the worst and best finite ones of their objective.
-
-    So are those whose squares are too large for a float: the greatest float is a common way to tell a failure.
-    """
-    masked = np.where(np.abs(Y_nm) < _LARGEST, Y_nm, np.nan)
-    bounded = np.where(np.all(np.isnan(masked), axis=0), 0.0, masked)
-    return np.asarray(np.clip(Y_nm, np.nanmin(bounded, axis=0), np.nanmax(bounded, axis=0)))
-
-
-def best_by_rank(Y_nm: FloatArray, count: int) -> npt.NDArray[np.int64]:
-    """Indices of whole non-dominated layers, best first, cut at ``count``; sorted."""
-    left, chosen = np.arange(len(Y_nm)), np.zeros(0, dtype=np.int64)
-    while len(chosen) < count and len(left):
-        mask = non_dominated_mask(Y_nm[left])
-        chosen, left = np.concatenate([chosen, left[mask]]), left[~mask]
-    return np.sort(chosen[:count])
-
-
-def telling_rows(Y_nm: FloatArray, most: int) -> npt.NDArray[np.int64]:
-    """Told points that a model of bounded size is given: the best by Pareto rank, the latest, and an even spread over the study."""
-    n = len(Y_nm)
-    if n <= most:
-        return np.arange(n)
-    rows = set(best_by_rank(Y_nm, most // 2).tolist()) | set(range(n - most // 6, n))
-    for i in np.linspace(0, n - 1, 2 * most).round().astype(int).tolist():
-        if len(rows) >= most:
-            break
-        rows.add(i)
-    return np.array(sorted(rows))

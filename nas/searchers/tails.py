@@ -23,7 +23,7 @@ def near_reference(y_n: FloatArray, ref: float) -> FloatArray:
 
     Args:
         y_n: values of an objective; NaN where it was not told.
-        ref: worst value that still counts.
+        ref: worst value that still counts; infinite where all do.
     """
     best = float(np.nanmin(y_n)) if np.isfinite(y_n).any() else ref
     return np.minimum(y_n, 2.0 * ref - best) if best < ref else y_n

@@ -64,7 +64,9 @@ class Beliefs:
         """Standard deviations of the objectives themselves, shape (c, m)."""
         std_cm = self.moments(X_cd)[1]
         # of a log-normal value: its median times sqrt(e^(2 s^2) - e^(s^2))
-        variance = std_cm**2
+        variance = np.minimum(
+            std_cm**2, 100.0
+        )  # beyond it nothing is known but the order of magnitude
         relative = np.exp(0.5 * variance) * np.sqrt(np.expm1(variance))
         return np.where(self.is_log, relative * self.typical(X_cd), std_cm)
 

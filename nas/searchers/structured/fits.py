@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nas.searchers.model_sampler import History, telling_rows
+from nas.searchers.history import History, telling_rows
 from nas.searchers.rungs import COLD_EVERY, rungs
 from nas.searchers.structured.belief import Belief, Data, Description, describe, refine
 from nas.searchers.structured.features import FeatureMap

@@ -17,7 +17,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
 from nas.pareto import non_dominated_mask
-from nas.searchers.model_sampler import finite, telling_rows
+from nas.searchers.history import finite, telling_rows
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.structured.belief import Belief, Data, describe
 from nas.searchers.structured.features import FeatureMap
@@ -56,7 +56,8 @@ class Source:
         Y = finite(np.array([t.values for t in trials], dtype=np.float64) * sign)
         X = np.array([space.point(t.params) for t in trials])
         self.name = study.study_name
-        self.front_nd = X[non_dominated_mask(Y)]
+        feasible = np.array([all(not e > 0.0 for e in t.constraints.values()) for t in trials])
+        self.front_nd = X[feasible][non_dominated_mask(Y[feasible])]
         self.num_objectives = len(sign)
         rows = telling_rows(Y, _MOST_POINTS)
         features = FeatureMap(space)
