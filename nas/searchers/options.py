@@ -99,13 +99,8 @@ def known_objectives(values: Any) -> dict[int, Any]:
             "expected known to be a mapping of an objective's index to a function of a list of params that returns "
             f"(means, stds), got {values!r:.120}"
         )
-    return dict(
-        zip(
-            map(int, sorted(indices("known", list(values)))),
-            [values[k] for k in sorted(values)],
-            strict=True,
-        )
-    )
+    indices("known", list(values))
+    return {int(index): values[index] for index in values}
 
 
 def moments(objective: int, returned: Any, count: int) -> tuple[FloatArray, FloatArray]:
