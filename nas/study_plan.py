@@ -66,14 +66,11 @@ class StudyPlan:
         Raises:
             ValueError: if its name or an option is unknown or wrong.
         """
-        from nas.searchers import DEFAULT, make_sampler, model_samplers
+        from nas.searchers import make_sampler, model_samplers
 
         options = dict(self.sampler)
         if options["name"] in model_samplers():
             options = {"search_space": self.slots(), "canonical": _Canonical(self.space)} | options
-        if options["name"] == DEFAULT and isinstance(self.evaluate, GrowingSearch):
-            # most of what it is told are predictions from a few windows
-            options = {"noisy": [self.names.index("perplexity")]} | options
         with quiet():
             return make_sampler(**options)
 
