@@ -52,7 +52,7 @@ SHOWN = (
 )
 _LEGEND = (
     "Share of the best known hypervolume, in percent; ± is the half-width of the 95 % interval of the mean (Student's t over seeds). With "
-    "noise: true values of the points whose told values are non-dominated. Seconds are processor time of ask and tell on one thread."
+    "noise: true values of the points that nas.searchers.believed_front picks. Seconds are processor time of ask and tell on one thread."
 )
 
 
