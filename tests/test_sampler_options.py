@@ -64,7 +64,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
         seed=np.int64(3),
         n_startup=np.int32(5),
         noisy=np.array([1]).tolist(),
-        ref_point=np.ones(2),
+        ref_point=np.ones(2).tolist(),
     )
     assert isinstance(made, optuna.samplers.BaseSampler)
 
@@ -210,3 +210,21 @@ def test_asking_in_vain_leaves_no_trial_running(name: str) -> None:
             study.ask(space)
     states = [t.state for t in study.trials]
     assert states == [TrialState.COMPLETE] * 2 + [TrialState.FAIL] * 2
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("name", ["auto", "qlognehvi"])
+def test_optimizing_an_exhausted_space_says_so(name: str, n_jobs: int) -> None:
+    study = optuna.create_study(sampler=make_sampler(name, seed=0, n_startup=2))
+    with pytest.raises(SpaceExhaustedError, match="space exhausted"):
+        study.optimize(lambda trial: trial.suggest_int("a", 1, 3), n_trials=9, n_jobs=n_jobs)
+    states = [t.state for t in study.trials]
+    assert states.count(TrialState.COMPLETE) == 3
+    assert TrialState.RUNNING not in states
+
+
+def test_a_bare_baseline_is_no_proof_of_an_empty_space() -> None:
+    study = optuna.create_study(sampler=make_sampler("auto", seed=0, n_startup=2))
+    study.add_trial(optuna.create_trial(value=1.0))
+    study.optimize(lambda trial: trial.suggest_int("a", 1, 3), n_trials=2)
+    assert all(t.params["a"] in (1, 2, 3) for t in study.trials[1:])

@@ -21,7 +21,7 @@ from nas.pareto import non_dominated_mask
 from nas.searchers import options
 from nas.searchers.candidates import Candidates
 from nas.searchers.history import History, bounded_excess, finite
-from nas.searchers.indexed import IndexedSampler, give_up, holds_index, seed_of
+from nas.searchers.indexed import IndexedSampler, give_up, holds_index, index_of, seed_of
 from nas.searchers.parameters import ParameterSpace
 from nas.searchers.reference import default_ref_point
 from nas.searchers.start_design import start_design
@@ -110,7 +110,10 @@ class ModelSampler(IndexedSampler):
                 never asks a sampler for them.
         """
         super().before_trial(study, trial)
-        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        done = [
+            t for t in complete if index_of(t) is not None
+        ]  # an added trial may be a bare baseline
         if done and all(d.single() for t in done for d in t.distributions.values()):
             give_up(study, trial._trial_id)
             got = sorted(done[0].params) or "none at all"
@@ -147,7 +150,8 @@ class ModelSampler(IndexedSampler):
             try:
                 params = self._sample(study, trial, search_space, self._asked.setdefault(key, {}))
             except Exception:
-                give_up(study, trial._trial_id)  # nobody will ever tell it
+                if not study._thread_local.in_optimize_loop:  # optimize() tells it as failed
+                    give_up(study, trial._trial_id)  # nobody else will ever tell it
                 raise
             self._asked[key][trial.number] = params
         return params
