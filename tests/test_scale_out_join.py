@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from small_run import copy_of_run, load_results
 
-from nas.cli import main
+from nas.cli import Serve, main
+from nas.commands.serving import serve_storage
 from nas.files import read_jsonl
 from nas.join import settings_of
 from nas.searchers.indexed import index_of
@@ -92,3 +93,28 @@ def test_a_study_of_another_profile_is_refused(
     (copy / "profile.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     mine = ("--run", str(copy), "--out", str(tmp_path / "mine"))
     assert "it differs in profile" in refused(capsys, *mine)
+
+
+@pytest.mark.parametrize(
+    ("storage", "is_new"),
+    [
+        ("new.journal", True),
+        ("old.journal", False),
+        ("sqlite:///{}/new.db", True),
+        ("postgresql://u@h/d", False),
+    ],
+)
+def test_a_storage_that_serving_makes_is_called_new(
+    storage: str,
+    is_new: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.journal").write_bytes(b"")
+    monkeypatch.setattr("nas.serve.serve", lambda storage, host, port, ready: ready())
+    serve_storage(Serve(storage=storage.format(tmp_path)))
+    said = capsys.readouterr().out
+    assert ("(new: there was no such file)" in said) == is_new
+    assert "Serving" in said

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nas.storage_url import shown
+from nas.storage_url import engine_of, shown, sqlite_file
 
 if TYPE_CHECKING:
     from nas.cli import Join, Serve
@@ -17,10 +18,14 @@ def serve_storage(command: Serve) -> None:
     from nas.serve import serve
 
     address = f"grpc://{command.host}:{command.port}"
+    kept, engine = str(command.storage), engine_of(command.storage)
+    file = {"journal": kept, "sqlite": sqlite_file(kept)}.get(engine)
+    # a mistyped path looks like success otherwise
+    made = " (new: there was no such file)" if file and not Path(file).exists() else ""
 
     def ready() -> None:
         Console().print(
-            f"Serving {shown(command.storage)} at {address}, until Ctrl-C; nothing is kept here\n"
+            f"Serving {shown(command.storage)}{made} at {address}, until Ctrl-C; nothing is kept here\n"
             f"Next: nas search --storage {address} --out RUN, and on other machines: nas join --run RUN --storage {address}",
             soft_wrap=True,
             highlight=False,
