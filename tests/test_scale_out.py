@@ -29,6 +29,7 @@ from nas.storage import open_storage
 from nas.study import run_study
 from nas.study_loop import Places, work
 from nas.study_plan import StudyPlan, open_study
+from tests.threads import at_once
 
 SLOW = pytest.mark.slow
 
@@ -90,21 +91,13 @@ def test_what_a_killed_process_left_is_made_again(storage: str) -> None:
 
 def test_those_who_join_fill_the_study_together(storage: str, tmp_path: Path) -> None:
     """Threads, each with a storage of its own: to the storage they are as many processes."""
-    calls, failed, results = tmp_path / "calls", [], []
+    calls, results = tmp_path / "calls", []
 
     def run() -> None:
-        try:
-            evaluate = Formula(calls, delay_s=0.02)
-            results.append(study(n_trials=14, evaluate=evaluate, storage=storage))
-        except BaseException as error:
-            failed.append(error)
+        evaluate = Formula(calls, delay_s=0.02)
+        results.append(study(n_trials=14, evaluate=evaluate, storage=storage))
 
-    threads = [threading.Thread(target=run) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120.0)
-    assert not failed
+    at_once(run, 3)
     assert [told(r) for r in results] == [told(study(n_trials=14))] * 3  # and all wait for the last
     assert states(storage) == ["COMPLETE"] * 14
     keys = [line.split()[1] for line in calls.read_text().splitlines()]
@@ -223,20 +216,7 @@ def test_an_architecture_is_not_evaluated_by_two_at_once(tmp_path: Path) -> None
         calls.append((architecture.key, began, time.monotonic()))
         return Formula()(architecture)
 
-    failed = []
-
-    def run() -> None:
-        try:
-            study("tpe", 40, space=FEW, evaluate=evaluate, storage=tmp_path / "j")
-        except BaseException as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120.0)
-    assert not failed
+    at_once(lambda: study("tpe", 40, space=FEW, evaluate=evaluate, storage=tmp_path / "j"), 4)
     keys = [key for key, _, _ in calls]
     assert len(keys) == len({*keys})  # not at once, and not one after another
 

@@ -36,6 +36,7 @@ from nas.heartbeat import BEAT, MISSED, OWNER, Heartbeat, Owner, Watch, working
 from nas.journal import StudyStorageError
 from nas.storage import open_storage
 from nas.storage_url import engine_of, hide_passwords, host_and_port, scrubbed, shown, with_driver
+from tests.threads import at_once
 
 NOBODY = Owner("other", "elsewhere", 1, "0", heartbeat_s=1.0)
 
@@ -210,31 +211,23 @@ def make_claim(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
 def test_one_at_a_time_holds_a_claim(make_claim: Make) -> None:
     """A counter that is read, and written a moment later: without the claim increments would be lost."""
     total, inside = [0], [0]
-    most, failed = [0], []
+    most = [0]
     all_ready = threading.Barrier(4)  # opening takes longer than all claims
 
     def increment() -> None:
-        try:
-            with working(5.0) as owner:
-                claim = make_claim(owner)
-                all_ready.wait(60.0)
-                for _ in range(4):
-                    with claim:
-                        inside[0] += 1
-                        most[0] = max(most[0], inside[0])
-                        value = total[0]
-                        time.sleep(0.002)
-                        total[0] = value + 1
-                        inside[0] -= 1
-        except BaseException as error:
-            failed.append(error)
+        with working(5.0) as owner:
+            claim = make_claim(owner)
+            all_ready.wait(60.0)
+            for _ in range(4):
+                with claim:
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    value = total[0]
+                    time.sleep(0.002)
+                    total[0] = value + 1
+                    inside[0] -= 1
 
-    threads = [threading.Thread(target=increment) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60.0)
-    assert not failed
+    at_once(increment, 4, 60.0)
     assert (total, most) == ([16], [1])
 
 

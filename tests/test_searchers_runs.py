@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,13 +30,18 @@ from nas.files import read_jsonl
 from tests.searchers_cases import NSGA2, RANDOM, line
 
 REPOSITORY = Path(__file__).parents[1]
+OURS = ("auto", "qlognehvi", "qlognparego")
 
 
 def test_methods_make_samplers_and_refuse_unknown_names() -> None:
     for method in METHODS:
         if method.exists:
             assert isinstance(method.make(3), optuna.samplers.BaseSampler)
-            assert method.code == method.code
+            is_optunas = method.code == f"optuna {optuna.__version__}"
+            is_ours = re.fullmatch("[0-9a-f]{12}", method.code) is not None
+            assert (is_optunas, is_ours) == (
+                (False, True) if method.sampler in OURS else (True, False)
+            )
     default = next(m for m in METHODS if m.name == "tpe-optuna").make(0)
     assert type(default) is optuna.samplers.TPESampler
     assert "auto" not in {m.name for m in methods.select(["others"])}

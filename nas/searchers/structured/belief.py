@@ -16,13 +16,12 @@ import numpy.typing as npt
 from scipy.linalg.lapack import dtrtri
 
 from nas.searchers.structured.features import Columns, FeatureMap
-from nas.searchers.structured.kernel import Gram, Layout, maximize_evidence
+from nas.searchers.structured.kernel import JITTER, Gram, Layout, maximize_evidence
 from nas.searchers.structured.outliers import noise_inflation
 from nas.searchers.tails import without_tail
 
 FloatArray = npt.NDArray[np.float64]
 _TRIAL_STEPS, _COLD_STEPS, _WARM_STEPS = 15, 120, 40
-_JITTER = 1e-8
 _NOISE_COST = 2.0  # nats by which noise has to be likelier than a rough function
 _OUTLIER_COST = 3.0  # nats of an observation that is none of the others' kind: one in twenty
 _CLEARLY = 1.5  # times the noise, from which on an observation is such a one
@@ -143,7 +142,7 @@ class Belief:
         self._gram = Gram(x, h)
         K = self._gram(x)
         inflation = noise_inflation(K, h.noise, y) if description.is_noisy else 1.0
-        K[np.diag_indices(len(y))] += h.noise * inflation + _JITTER
+        K[np.diag_indices(len(y))] += h.noise * inflation + JITTER
         inverse, _ = dtrtri(np.linalg.cholesky(K), lower=1)
         self._root = np.tril(inverse)
         self._weights_n = self._root.T @ (self._root @ y)

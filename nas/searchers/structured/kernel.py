@@ -28,7 +28,7 @@ from nas.searchers.structured.features import Columns, FeatureMap
 
 FloatArray = npt.NDArray[np.float64]
 _SQRT5 = math.sqrt(5.0)
-_JITTER = 1e-8
+JITTER = 1e-8  # on every diagonal that is inverted
 _FIXED = 0.01  # deviation of the logarithm of a hyperparameter that stays at its median
 # Medians and deviations of the logarithms; the targets have unit variance, and the medians are shared out among the families. Chosen on
 # HW-GPT-Bench S (A100 and a neural judge).
@@ -176,7 +176,7 @@ def evidence(
     K = (F * h.own_p) @ F.T
     K += (S * h.shared_s) @ S.T
     K += h.constant + Q * Q + h.remainder * matern
-    K[np.diag_indices(n)] += h.noise * inflation_n + _JITTER
+    K[np.diag_indices(n)] += h.noise * inflation_n + JITTER
     try:
         L: FloatArray = np.asarray(np.linalg.cholesky(K), dtype=np.float64)
     except np.linalg.LinAlgError:
