@@ -1,8 +1,9 @@
 """Observations that the others do not bear out: how much noisier than the rest each is taken to be.
 
-Timings have tails: on HW-GPT-Bench's RTX 2080 one in twenty is a quarter too fast or more, and a front of such is a front of accidents. Each observation is
-predicted from all others (leave-one-out, Rasmussen & Williams 2006, eqs. 5.10 to 5.12); one that lies farther off than 2.5 standard
-deviations is given as much more noise as puts it there, over and over, as in iteratively reweighted least squares (Huber 1981, sec. 7.8).
+Timings have tails: on HW-GPT-Bench's RTX 2080 one in twenty is a quarter too fast or more, and a front of such is a front of accidents.
+Each observation is predicted from all others (leave-one-out, Rasmussen & Williams 2006, eqs. 5.10 to 5.12); one that lies farther off
+than 2.5 standard deviations is given as much more noise as puts it there, over and over, as in iteratively reweighted least squares
+(Huber 1981, sec. 7.8).
 """
 
 from __future__ import annotations
