@@ -20,7 +20,7 @@ from nas.model import GPT, Supernet, extract
 from search_spaces import Architecture, SearchSpace, Sparsity, layer_linears, preset
 from surrogates import KernelTable
 from surrogates.kernel_table import KernelRow
-from tests.test_kernels import DEVICE, DTYPES, FORMATS, IDS, random
+from tests.kernel_cases import DEVICE, DTYPES, FORMATS, IDS, random
 
 HERE = torch.device(DEVICE)
 

@@ -17,7 +17,7 @@ from nas.kernels.epilogue import Epilogue
 from nas.kernels.formats import PackedWeight, csl_order, nm_metadata
 from nas.kernels.linear import _operator
 from nas.kernels.traced import TensorCache
-from tests.test_kernels import FORMATS, IDS, random
+from tests.kernel_cases import FORMATS, IDS, random
 
 EVERY_FORMAT = pytest.mark.parametrize(("text", "stored", "shape"), FORMATS, ids=IDS)
 

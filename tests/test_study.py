@@ -280,7 +280,7 @@ def test_another_study_under_the_same_name_is_refused(
 
 
 def test_two_runs_of_one_study_join(tmp_path: Path) -> None:
-    """Neither is refused, and together they make what one would have made (more in ``test_scale_out.py``)."""
+    """Neither is refused, and together they make what one would have made (more in ``test_scale_out_engines.py``)."""
     path, counted = tmp_path / "study.journal", Counted(tmp_path / "log", delay_s=0.02)
     found: list[StudyResult] = []
     threads = [

@@ -1,4 +1,4 @@
-"""One study, many processes: they join and leave, are killed and cut off, and no trial is lost, counted twice, or made by two at once."""
+"""Processes are killed, frozen or silent, and databases restarted or away: no trial is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -7,104 +7,29 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from small_study import FEW, NAMES, Formula, study, told
+from small_study import FEW, Formula, study, told
 
 from experiments.scale_out.fleet import Task, fleet, join, load, read_log
 from experiments.scale_out.killing import kill_and_count
 from experiments.scale_out.overhead import served
 from experiments.scale_out.postgres import PostgresServer, free_port, started_postgres
-from nas.claims import ClaimLostError, NoClaim
 from nas.heartbeat import MISSED, working
 from nas.journal import StudyStorageError
-from nas.objectives import Objective
 from nas.searchers.indexed import index_of
-from nas.storage import open_storage
-from nas.study import run_study
 from nas.study_loop import Places, work
-from nas.study_plan import StudyPlan, open_study
-from tests.threads import at_once
+from nas.study_plan import open_study
+from tests.scale_out_cases import plan, states
 
 SLOW = pytest.mark.slow
 
 
-@pytest.fixture(params=["journal", "sqlite", "postgresql", "grpc"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty storage of every engine; gRPC in front of SQLite."""
-    if request.param == "journal":
-        yield str(tmp_path / "study.journal")
-    elif request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/study.db"
-    elif request.param == "postgresql":
-        yield request.getfixturevalue("new_database")()
-    else:
-        pytest.importorskip("grpc", reason="needs the extra grpc")
-        with served(f"sqlite:///{tmp_path}/served.db") as address:
-            yield address
-
-
-def plan(storage: Any, n_trials: int = 8, **changed: Any) -> StudyPlan:
-    """Of ``small_study.study``, for those who look inside."""
-    fields: dict[str, Any] = {
-        "name": "small",
-        "storage": storage,
-        "identity": {"test": 1},
-        "space": FEW,
-        "evaluate": Formula(),
-        "names": NAMES,
-        "constraints": {},
-        "sampler": {"name": "random", "seed": 0},
-        "n_trials": n_trials,
-        "heartbeat_s": 0.05,
-    }
-    return StudyPlan(**fields | changed)
-
-
-def states(storage: str, name: str = "small") -> list[str]:
-    opened = optuna.load_study(study_name=name, storage=open_storage(storage))
-    return [t.state.name for t in opened.get_trials(deepcopy=False)]
-
-
-# --- every engine keeps the same study ---------------------------------------------------------------
-
-
-def test_every_engine_gives_the_study_that_memory_gives(storage: str) -> None:
-    for sampler, count in (("random", 5), ("nsga2", 9)):
-        expected = told(study(sampler, count, name=sampler))
-        assert told(study(sampler, count - 3, name=sampler, storage=storage)) == expected[:-3]
-        assert told(study(sampler, count, name=sampler, storage=storage)) == expected
-        assert states(storage, sampler) == ["COMPLETE"] * count
-
-
-def test_what_a_killed_process_left_is_made_again(storage: str) -> None:
-    study(n_trials=3, storage=storage)
-    optuna.load_study(study_name="small", storage=open_storage(storage)).ask()
-    assert told(study(n_trials=6, storage=storage)) == told(study(n_trials=6))
-    assert states(storage) == ["COMPLETE"] * 3 + ["FAIL"] + ["COMPLETE"] * 3
-
-
-def test_those_who_join_fill_the_study_together(storage: str, tmp_path: Path) -> None:
-    """Threads, each with a storage of its own: to the storage they are as many processes."""
-    calls, results = tmp_path / "calls", []
-
-    def run() -> None:
-        evaluate = Formula(calls, delay_s=0.02)
-        results.append(study(n_trials=14, evaluate=evaluate, storage=storage))
-
-    at_once(run, 3)
-    assert [told(r) for r in results] == [told(study(n_trials=14))] * 3  # and all wait for the last
-    assert states(storage) == ["COMPLETE"] * 14
-    keys = [line.split()[1] for line in calls.read_text().splitlines()]
-    assert sorted(keys) == sorted({key for key, _ in told(results[0])})  # each once
-
-
-# --- death -------------------------------------------------------------------------------------------
+# --- death
 
 
 def task(storage: str, tmp_path: Path, **changed: Any) -> Task:
@@ -203,94 +128,7 @@ def test_an_evaluation_that_was_stored_is_not_made_again(tmp_path: Path) -> None
     assert sorted(states(str(path))) == ["COMPLETE"] * 4 + ["FAIL"]
 
 
-# --- one at a time -----------------------------------------------------------------------------------
-
-
-def test_an_architecture_is_not_evaluated_by_two_at_once(tmp_path: Path) -> None:
-    """Twelve architectures, forty trials, four at a time: proposals repeat all the while."""
-    calls: list[tuple[str, float, float]] = []
-
-    def evaluate(architecture: Any) -> Any:
-        began = time.monotonic()
-        time.sleep(0.03)
-        calls.append((architecture.key, began, time.monotonic()))
-        return Formula()(architecture)
-
-    at_once(lambda: study("tpe", 40, space=FEW, evaluate=evaluate, storage=tmp_path / "j"), 4)
-    keys = [key for key, _, _ in calls]
-    assert len(keys) == len({*keys})  # not at once, and not one after another
-
-
-def test_a_repeated_proposal_waits_for_the_first(tmp_path: Path) -> None:
-    mine = plan(tmp_path / "j", 3)
-    with working() as first, working() as second:
-        one = Places(open_study(mine, first), mine, first)
-        two = Places(open_study(mine, second), mine, second)
-        trial, twin = one.take(), two.take()
-        assert trial is not None
-        assert twin is not None
-        key = FEW.from_params(trial.params).key
-        two._rivals = {trial.number}
-        found: list[Any] = []
-        thread = threading.Thread(target=lambda: found.append(two.known(key)))
-        thread.start()
-        time.sleep(0.2)
-        assert not found
-        stored = Formula()(FEW.from_params(trial.params)).to_json()
-        trial.set_user_attr("evaluation", stored)
-        one.study.tell(trial, [1.0, 1.0])
-        thread.join(30.0)
-        assert found == [stored]
-        third = two.take()
-        assert third is not None
-        two._rivals = {twin.number}
-        two.give_back(twin)
-        assert two.known("of nobody") is None  # the first failed: ours to evaluate
-
-
-def test_a_lost_claim_gives_the_trial_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Lost(NoClaim):
-        times = 2
-
-        def __exit__(self, *error: object) -> None:
-            if Lost.times:
-                Lost.times -= 1
-                raise ClaimLostError
-
-    monkeypatch.setattr(StudyPlan, "claim", lambda *_: Lost())
-    mine = plan(None, 3)
-    with working() as owner:
-        opened = open_study(mine, owner)
-        for _ in work(opened, mine, owner):
-            pass
-    assert [t.state.name for t in opened.trials] == ["FAIL"] * 2 + ["COMPLETE"] * 3
-    assert [index_of(t) for t in opened.trials] == [0, 0, 0, 1, 2]
-    assert opened.trials[0].params == opened.trials[1].params == opened.trials[2].params
-
-
-def test_no_more_trials_than_asked_for_run_at_once(tmp_path: Path) -> None:
-    mine = plan(tmp_path / "j", 3)
-    with contextlib.ExitStack() as stack:
-        places = []
-        for _ in range(4):
-            owner = stack.enter_context(working(60.0))
-            places.append(Places(open_study(mine, owner), mine, owner))
-        taken = [p.take() for p in places[:3]]
-        last: list[Any] = []
-        thread = threading.Thread(target=lambda: last.append(places[3].take()))
-        thread.start()
-        time.sleep(0.3)
-        assert not last  # it waits
-        assert taken[0] is not None
-        places[0].give_back(taken[0])
-        thread.join(30.0)
-        assert last[0].params == taken[0].params
-        for place, trial in zip(places[1:], [taken[1], taken[2], last[0]], strict=True):
-            place.study.tell(trial, [1.0, 1.0])
-        assert places[0].take() is None
-
-
-# --- connections -------------------------------------------------------------------------------------
+# --- connections
 
 
 @SLOW
@@ -379,30 +217,3 @@ def _wait(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-# --- workers of one call -----------------------------------------------------------------------------
-
-
-@SLOW
-def test_workers_on_postgresql(new_database: Callable[[], str], tmp_path: Path) -> None:
-    url = new_database()
-    result = study(
-        n_trials=9, storage=url, workers=2, evaluate=Formula(tmp_path / "calls", delay_s=0.02)
-    )
-    assert told(result) == told(study(n_trials=9))
-    assert len({line.split()[0] for line in (tmp_path / "calls").read_text().splitlines()}) <= 2
-
-
-def test_a_heartbeat_must_be_positive() -> None:
-    for wrong in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="expected a positive heartbeat_s"):
-            run_study(
-                "s",
-                FEW,
-                Formula(),
-                [Objective.parse(n) for n in NAMES],
-                sampler="random",
-                n_trials=1,
-                heartbeat_s=wrong,
-            )
