@@ -55,8 +55,8 @@ def search(
         seed: of the sampler; the same seed and records give the same study.
         num_tokens: held-out tokens a perplexity is measured on.
         fidelity: ``full``: every trial measures on all tokens. ``growing`` (or a :class:`nas.fidelity.Growing`): a trial measures a new
-            architecture on a sixteenth of them, or one that is promising on the rest; the front holds full evaluations alone. Several
-            times the trials then cost the same tokens.
+            architecture on a sixteenth of them, or one that is promising on more, at last on all; the front holds full evaluations alone.
+            Several times the trials then cost the same tokens.
         storage: journal file or Optuna storage URL of a study that can be resumed; None keeps it in
             memory.
         workers: processes on the same study; needs a storage.

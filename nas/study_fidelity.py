@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.fidelity import GrowingSearch, Step
 from nas.objectives import Evaluation
+from nas.retold import Retold
 from nas.searchers.indexed import index_of
 from nas.study_plan import StudyPlan
 from search_spaces import Architecture
@@ -87,7 +88,20 @@ class Fidelities:
 
     def told(self, evaluation: Evaluation) -> Mapping[str, float]:
         """Values by objective for the sampler and the constraints."""
-        return dict(evaluation.values) if self._growing is None else self._growing.told(evaluation)
+        if self._growing is None:
+            return dict(evaluation.values)
+        return self._growing.told([*self._past, evaluation])[-1]
+
+    def retold(self, complete: Sequence[optuna.trial.FrozenTrial]) -> dict[int, Retold]:
+        """What the sampler should see of finished trials, where it differs by now from what it was told; by trial number."""
+        if self._growing is None:
+            return {}
+        rows = self._growing.told(self._evaluations(complete))
+        plan = self._plan
+        return {
+            trial.number: Retold(tuple(row[name] for name in plan.names), plan.excess(row))
+            for trial, row in zip(in_order(complete), rows, strict=True)
+        }
 
     def _architectures(self, trials: Sequence[optuna.trial.FrozenTrial]) -> list[Architecture]:
         """Of trials; of those that are being asked for, none."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nas.claims import ClaimLostError
 from nas.heartbeat import OWNER, Heartbeat, Owner, Watch
 from nas.objectives import Evaluation
+from nas.retold import retold_view
 from nas.retried_storage import RetriedStorage
 from nas.searchers.given import given_params
 from nas.searchers.indexed import give_up
@@ -93,6 +94,7 @@ class Places:
         # Trials that ran with the same architecture when ours was asked for.
         self._rivals: set[int] = set()
         study.sampler = plan.make_sampler()
+        self._view, self._seen = retold_view(study)  # of the sampler
 
     def take(self) -> optuna.Trial | None:
         """A trial of our own, asked for; None when the study holds enough finished ones, or every architecture of the space.
@@ -182,8 +184,9 @@ class Places:
         running: list[optuna.trial.FrozenTrial],
     ) -> optuna.Trial:
         params = self.fidelities.params(complete, running)
-        with quiet(), given_params(self.study, params):
-            trial = self.study.ask(self._slots)
+        self._seen.retold = {} if params else self.fidelities.retold(complete)
+        with quiet(), given_params(self._view, params):
+            trial = self._view.ask(self._slots)
         trial.set_user_attr(OWNER, self.owner.to_json())
         key = self.plan.space.from_params(trial.params).key
         self._rivals = {t.number for t in running if self._ledger.key(t) == key}
@@ -229,9 +232,8 @@ def _tell(
     for name in (*plan.names, *plan.constraints):
         evaluation.value(name)  # says what is missing
     values = [float(told[n]) for n in plan.names]
-    for name, bound in plan.constraints.items():
-        excess = told[name] - bound
-        trial.set_constraint(name, excess / (abs(bound) or 1.0))
+    for name, excess in plan.excess(told).items():
+        trial.set_constraint(name, excess)
     trial.set_user_attr(EVALUATION, evaluation.to_json())
     study.tell(trial, values)
 

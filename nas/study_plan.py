@@ -60,6 +60,11 @@ class StudyPlan:
 
         return {n: CategoricalDistribution(v) for n, v in self.space.to_optuna().items()}
 
+    def excess(self, told: Mapping[str, float]) -> dict[str, float]:
+        """How far each constraint is exceeded, as a share of its bound; zero or less where it is kept."""
+        bounds = self.constraints.items()
+        return {name: (told[name] - bound) / (abs(bound) or 1.0) for name, bound in bounds}
+
     def make_sampler(self) -> optuna.samplers.BaseSampler:
         """A new sampler.
 

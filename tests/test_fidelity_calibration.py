@@ -10,7 +10,7 @@ import pytest
 from scipy import integrate, stats
 
 from nas.fidelity import Calibration, expected_improvement, telling_parts
-from nas.fidelity.calibration import NOISE_SHAPE, NOISE_STD, OFFSET_STD, SLOPE_STD
+from nas.fidelity.calibration import NOISE_SHAPE, NOISE_STD, OFFSET_STD, SLOPE_STD, Z_90
 from nas.pareto import hypervolume
 
 
@@ -57,9 +57,8 @@ def test_intervals_hold_nine_tenths_of_new_architectures() -> None:
     for _ in range(400):
         low = 3.2 + 0.2 * rng.standard_normal(9)
         full = low + 0.1 + 0.03 * rng.standard_normal(9)
-        mean, least, most = Calibration.fit(low[:-1], full[:-1]).interval(low[-1])
-        assert least < mean < most
-        inside.append(least <= math.exp(full[-1]) <= most)
+        mean, std = Calibration.fit(low[:-1], full[:-1]).predict(low[-1:])
+        inside.append(abs(full[-1] - mean[0]) <= Z_90 * std[0])
     assert 0.86 <= np.mean(inside) <= 0.96
 
 
@@ -82,7 +81,7 @@ def test_pairs_that_are_none_are_refused(low: list[float], full: list[float]) ->
 def misfit_of(losses: np.ndarray, tokens: np.ndarray, parts: list[int]) -> float:
     """Posterior scale of the noise of a calibration on some parts."""
     low = losses[:, parts] @ tokens[parts] / tokens[parts].sum()
-    return Calibration.fit(low, losses @ tokens / tokens.sum()).scale
+    return Calibration.fit(low, losses @ tokens / tokens.sum()).fits[0].scale
 
 
 def test_the_parts_that_tell_most_are_chosen_one_by_one() -> None:

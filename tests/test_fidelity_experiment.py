@@ -63,13 +63,13 @@ def test_errors_are_those_of_promoted_architectures(
 def test_a_comparison_says_where_a_seed_did_not_get_there(
     pair: tuple[StudyResult, StudyResult],
 ) -> None:
-    found = compare([pair, pair])
+    found = compare([0, 1], [pair, pair])
     assert found["share"]["mean"] == found["savings"][0]["share"] < 1.0
     assert found["share"]["std"] == 0.0
     assert found["of_means"]["share"] == found["share"]["mean"]  # of two equal seeds
     assert found["tokens_growing_of_full"]["mean"] == sum(pair[1].tokens) / sum(pair[0].tokens)
     assert found["curves"][0]["growing"]["hypervolume"] == pair[1].hypervolume_trace
-    never = compare([pair, pair[::-1]])["share"]
+    never = compare([0, 1], [pair, pair[::-1]])["share"]
     assert (never["reached"], never["of"], never["values"][1]) == (1, 2, None)
     json.dumps(found, allow_nan=False)
 
@@ -95,13 +95,11 @@ def test_the_experiment_writes_its_result_and_plot(
     monkeypatch.setattr(module, "train_supernet", lambda *_, **__: Anything())
     monkeypatch.setattr(module, "profile", lambda *_, **__: Anything())
     monkeypatch.setattr(module, "result_folder", lambda name: tmp_path)
-    main(Recipe(seeds=2, trials=8, growing_trials=30, shares=(0.125, 1.0)))
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["command"].startswith(
-        "python -m experiments.fidelity --sampler qlognehvi --seeds 2"
-    )
+    main(Recipe("random", seeds=2, first_seed=0, trials=8, growing_trials=30, shares=(0.125, 1.0)))
+    result = json.loads((tmp_path / "random.json").read_text())
+    assert result["command"].startswith("python -m experiments.fidelity --sampler random --seeds 2")
     assert [s["seed"] for s in result["values"]["savings"]] == [0, 1]
-    assert (tmp_path / "tokens.png").stat().st_size > 5000
+    assert (tmp_path / "random.png").stat().st_size > 5000
     said = capsys.readouterr().out
     assert "seed 1: share of the tokens" in said
     assert "nas search --fidelity growing" in said

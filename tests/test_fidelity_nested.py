@@ -128,7 +128,10 @@ def test_a_search_with_growing_fidelity(supernet: TrainedSupernet, times: Device
     assert [e.fidelity for e in result.evaluations[:4]] == [full] * 4
     low = [e for e in result.evaluations if e.fidelity != full]
     assert low
-    assert {e.fidelity for e in low} <= {2 * CONTEXT, 3 * CONTEXT, 4 * CONTEXT}
+    # two or six of 32 parts, each of one or two windows
+    windows = {(e.fidelity or 0) // CONTEXT for e in low}
+    assert windows <= {2, 3, 4} | set(range(6, 13))
+    assert windows & {2, 3, 4}
     assert all(e.provenance["claims"]["perplexity"]["source"] == LOW_FIDELITY for e in low)
     assert {e.fidelity for e in result.front.evaluations} == {full}
     direct = Evaluator(supernet, times, tuple(map(Objective.parse, GOALS)), full)

@@ -29,6 +29,7 @@ class Recipe:
     Args:
         sampler: of both searches.
         seeds: pairs of searches.
+        first_seed: of them; earlier ones were seen while the settings were chosen.
         trials: of the search at full fidelity.
         growing_trials: of the search with growing fidelity.
         shares: of the tokens, ascending to 1.
@@ -36,11 +37,12 @@ class Recipe:
         out: working folder: text, profile and one journal a study; a killed run goes on from it.
     """
 
-    sampler: str = "qlognehvi"
+    sampler: str = "auto"
     seeds: int = 5
+    first_seed: int = 10
     trials: int = 60
-    growing_trials: int = 160
-    shares: tuple[float, ...] = (0.0625, 1.0)
+    growing_trials: int = 150
+    shares: tuple[float, ...] = (0.0625, 0.1875, 1.0)
     tokens: int = 8192
     out: Path = Path("runs/fidelity")
 
@@ -51,18 +53,20 @@ def main(recipe: Recipe) -> None:
     supernet = train_supernet(preset("tiny"), out=recipe.out)
     device = profile(supernet, out=recipe.out)
     pairs = []
-    targets = [_study(recipe, supernet, device, seed, None) for seed in range(recipe.seeds)]
-    for seed, full in enumerate(targets):
+    seeds = list(range(recipe.first_seed, recipe.first_seed + recipe.seeds))
+    targets = [_study(recipe, supernet, device, seed, None) for seed in seeds]
+    for seed, full in zip(seeds, targets, strict=True):
         growing = _study(recipe, supernet, device, seed, Growing(shares=recipe.shares))
         pairs.append((full, growing))
         saving = Saving.of(seed, Curve.of(full), Curve.of(growing))
         console.print(f"seed {seed}: share of the tokens {_share(saving.share)}", highlight=False)
-    values = compare(pairs)
+    values = compare(seeds, pairs)
     folder = result_folder("fidelity")
     write_result(
         folder,
+        name=f"{recipe.sampler}.json",
         command=command_line("experiments.fidelity", recipe),
-        seeds=list(range(recipe.seeds)),
+        seeds=seeds,
         values=values
         | {
             "supernet": supernet.info["sha256"],
@@ -76,20 +80,22 @@ def main(recipe: Recipe) -> None:
     }
     unit = pairs[0][1].full_fidelity
     assert unit is not None
-    plot(curves, unit, folder / "tokens.png")
+    plot(curves, unit, folder / f"{recipe.sampler}.png")
     console.print(_table(values, recipe))
     console.print(
-        f"Results in {folder}: result.json, tokens.png\nNext: nas search --fidelity growing"
+        f"Results in {folder}: {recipe.sampler}.json, {recipe.sampler}.png\nNext: nas search --fidelity growing"
     )
 
 
-def compare(pairs: list[tuple[StudyResult, StudyResult]]) -> dict[str, Any]:
+def compare(seeds: list[int], pairs: list[tuple[StudyResult, StudyResult]]) -> dict[str, Any]:
     """The result: savings of every seed, their mean and spread, and how well low fidelity predicted.
 
     Args:
+        seeds: of the pairs.
         pairs: search at full fidelity and with growing fidelity, one pair a seed.
     """
-    savings = [Saving.of(i, Curve.of(f), Curve.of(g)) for i, (f, g) in enumerate(pairs)]
+    rows = list(zip(seeds, pairs, strict=True))
+    savings = [Saving.of(seed, Curve.of(f), Curve.of(g)) for seed, (f, g) in rows]
     predicted = [prediction_errors(growing) for _, growing in pairs]
     full_mean = mean_curve([Curve.of(f) for f, _ in pairs])
     growing_mean = mean_curve([Curve.of(g) for _, g in pairs])
@@ -109,11 +115,11 @@ def compare(pairs: list[tuple[StudyResult, StudyResult]]) -> dict[str, Any]:
         "coverage_90": float(np.mean(covered)) if covered else None,
         "curves": [
             {
-                "seed": i,
+                "seed": seed,
                 "full": {"tokens": Curve.of(f).tokens, "hypervolume": f.hypervolume_trace},
                 "growing": {"tokens": Curve.of(g).tokens, "hypervolume": g.hypervolume_trace},
             }
-            for i, (f, g) in enumerate(pairs)
+            for seed, (f, g) in rows
         ],
     }
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nas.fidelity.growing import LOW_FIDELITY, PERPLEXITY
+from nas.fidelity.growing import LOW_FIDELITY
+from nas.fidelity.promotions import PERPLEXITY
 from nas.study import StudyResult
 
 FloatArray = npt.NDArray[np.float64]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,20 +9,16 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from nas.constraints import feasible_mask
-from nas.fidelity.calibration import Calibration, telling_parts
-from nas.fidelity.improvement import expected_improvement
+from nas.fidelity.calibration import Z_90
 from nas.fidelity.options import Growing
+from nas.fidelity.predictions import predict_full
+from nas.fidelity.promotions import PERPLEXITY, Promotions
 from nas.fidelity.record import LossRecord, tokens_paid
+from nas.fidelity.telling_parts import telling_parts
 from nas.objectives import Evaluation, Objective
-from nas.pareto import hypervolume
 from search_spaces import Architecture
 
-FloatArray = npt.NDArray[np.float64]
-PERPLEXITY = "perplexity"
-_NEGLIGIBLE = 1e-6  # hypervolume, as a share of all that lies between 0 and the reference point
 LOW_FIDELITY = "low fidelity"  # source of a claim that is no measurement on all tokens
 
 
@@ -62,8 +56,8 @@ class GrowingSearch:
     proposed before goes on to the next. It promotes the one that is expected to add the most hypervolume to the front of full
     evaluations for each token still to be paid,
 
-    - while promotions have cost at most a quarter of the proposals' tokens (the front grows, and the calibration learns where the
-      search is), and
+    - while promotions have cost at most a share, ``options.early``, of the proposals' tokens (the front grows, and the calibration
+      learns where the search is), and
     - in all the trials that are left, when there are no more of them than promotions worth making: early promotions are mostly dominated
       by what is proposed later, so the others wait.
 
@@ -121,7 +115,7 @@ class GrowingSearch:
         best = _highest(past)
         waiting = [e for e in best.values() if e.fidelity != self.full]
         candidates = [e for e in waiting if e.architecture not in running]
-        worth = self._worth(best, candidates, num_left) if candidates else []
+        worth = self._promotions.worth(self._all_tokens(best.values()), candidates, num_left)
         if worth:
             read = LossRecord.of(worth[0]).parts
             following = next(count for count in counts if count > len(read))
@@ -142,7 +136,7 @@ class GrowingSearch:
         tokens = np.array(self.judge.part_tokens, dtype=np.float64)
         if count == len(tokens):
             return tuple(range(count))
-        full = [LossRecord.of(e).nats for e in evaluations if e.fidelity == self.full]
+        full = [LossRecord.of(e).nats for e in self._all_tokens(evaluations)]
         losses = np.array(full, dtype=np.float64).reshape(-1, len(tokens)) / tokens
         return tuple(sorted(telling_parts(losses, tokens, count, begin)))
 
@@ -159,55 +153,11 @@ class GrowingSearch:
         promoted += sum(self.judge.part_tokens[part] for part in parts)
         return promoted <= self.options.early * explored
 
-    def _worth(
-        self, best: Mapping[Architecture, Evaluation], candidates: list[Evaluation], most: int
-    ) -> list[Evaluation]:
-        """Candidates worth a promotion, the best gain a token first, each given those before it at their predicted values.
-
-        At most ``most`` of them, or one. Gains only shrink as the front grows, so a stale one is an upper bound (lazy greedy,
-        Minoux, 1978).
-        """
-        full = [e for e in best.values() if e.fidelity == self.full]
-        allowed = feasible_mask(full, self.constraints)
-        front = self._matrix([e for e, keep in zip(full, allowed, strict=True) if keep])
-        guessed = self._guesses(best.values(), candidates)
-        least = self.options.min_gain * float(hypervolume(front, self._ref))
-        least = max(least, _NEGLIGIBLE * float(np.prod(self._ref)))  # also where nothing counts yet
-        queue: list[tuple[float, int, int, Evaluation]] = []
-        order = itertools.count()
-
-        def push(candidate: Evaluation, size: int) -> None:
-            gain = self._gain(candidate, front, *guessed[candidate.architecture])
-            if gain > least:
-                rate = gain / (self.full - (candidate.fidelity or 0))
-                heapq.heappush(queue, (-rate, next(order), size, candidate))
-
-        for candidate in candidates:
-            push(candidate, 0)
-        most_steps = len(queue) * (len(self.options.shares) - 1)
-        if 0 < most_steps < most:  # not the end yet: the first alone is asked for
-            return [queue[0][3]]
-        worth: list[Evaluation] = []
-        while queue and len(worth) < max(most, 1):
-            _, _, size, candidate = heapq.heappop(queue)
-            if size < len(worth):
-                push(candidate, len(worth))
-                continue
-            worth.append(candidate)
-            row = self._row(candidate)
-            row[self._column] = math.exp(guessed[candidate.architecture][0])
-            front = np.concatenate([front, row[None]])
-        return worth
-
-    def _gain(self, candidate: Evaluation, front: FloatArray, mean: float, std: float) -> float:
-        """Expected hypervolume in the full perplexity's distribution; 0 for what breaks a constraint."""
-        ref = self._ref.copy()
-        for name, bound in self.constraints.items():
-            if name == PERPLEXITY:  # the part of the distribution beyond the bound gains nothing
-                ref[self._column] = min(ref[self._column], bound)
-            elif candidate.value(name) > bound:
-                return 0.0
-        return expected_improvement(front, ref, self._row(candidate), self._column, mean, std)
+    @cached_property
+    def _promotions(self) -> Promotions:
+        names = tuple(str(o) for o in self.objectives)
+        ref = np.array([self.ref_point[name] for name in names], dtype=np.float64)
+        return Promotions(names, ref, self.constraints, self.options, self.full)
 
     # --- measuring -----------------------------------------------------------------------------------
 
@@ -232,55 +182,34 @@ class GrowingSearch:
         found = self.judge.measure(architecture, parts, earlier)
         if found.fidelity == self.full:
             return found
-        record = LossRecord.of(found)
-        calibration = self.calibration(_highest(past).values(), record.parts)
-        mean, least, most = calibration.interval(record.mean())
-        claim = {"mean": mean, "low": least, "high": most, "source": LOW_FIDELITY}
+        guess = predict_full(self._all_tokens(_highest(past).values()), [found])[0]
+        least, most = (math.exp(guess.mean + side * Z_90 * guess.std) for side in (-1.0, 1.0))
+        claim = {"mean": guess.perplexity, "low": least, "high": most, "source": LOW_FIDELITY}
         claims = dict(found.provenance.get("claims", {})) | {PERPLEXITY: claim}
         return replace(found, provenance=dict(found.provenance) | {"claims": claims})
 
-    def told(self, evaluation: Evaluation) -> dict[str, float]:
-        """What a sampler is told: the values, a perplexity of low fidelity by its predicted full value."""
-        values = {name: float(value) for name, value in evaluation.values.items()}
-        if evaluation.fidelity != self.full:
-            values[PERPLEXITY] = float(evaluation.provenance["claims"][PERPLEXITY]["mean"])
-        return values
+    def told(self, past: Sequence[Evaluation]) -> list[dict[str, float]]:
+        """What a sampler is told of each: its values, and as perplexity the best that is known of the full one by now.
 
-    def calibration(self, evaluations: Iterable[Evaluation], parts: Sequence[int]) -> Calibration:
-        """What these parts say about the whole text, from the full evaluations among some."""
-        records = [LossRecord.of(e) for e in evaluations if e.fidelity == self.full]
-        return Calibration.fit([r.mean(parts) for r in records], [r.mean() for r in records])
+        That is the full perplexity where some evaluation of the architecture has it, and otherwise what those that have it predict:
+        what was predicted when few had it would mislead for the rest of the search.
+        """
+        best = _highest(past)
+        full = {e.architecture: e for e in self._all_tokens(best.values())}
+        partial = [e for e in past if e.architecture not in full]
+        guesses = iter(predict_full(list(full.values()), partial))
+        rows = []
+        for evaluation in past:
+            values = {name: float(value) for name, value in evaluation.values.items()}
+            known = full.get(evaluation.architecture)
+            values[PERPLEXITY] = (
+                next(guesses).perplexity if known is None else float(known.value(PERPLEXITY))
+            )
+            rows.append(values)
+        return rows
 
-    # --- arrays --------------------------------------------------------------------------------------
-
-    @cached_property
-    def _column(self) -> int:
-        return [str(o) for o in self.objectives].index(PERPLEXITY)
-
-    @cached_property
-    def _ref(self) -> FloatArray:
-        return np.array([self.ref_point[str(o)] for o in self.objectives], dtype=np.float64)
-
-    def _row(self, evaluation: Evaluation) -> FloatArray:
-        return np.array([evaluation.value(o) for o in self.objectives], dtype=np.float64)
-
-    def _matrix(self, evaluations: Sequence[Evaluation]) -> FloatArray:
-        rows = [self._row(e) for e in evaluations]
-        return np.array(rows, dtype=np.float64).reshape(-1, len(self.objectives))
-
-    def _guesses(
-        self, evaluations: Collection[Evaluation], candidates: Sequence[Evaluation]
-    ) -> dict[Architecture, tuple[float, float]]:
-        """Mean and standard deviation of the candidates' full log perplexities."""
-        calibrations: dict[tuple[int, ...], Calibration] = {}
-        found = {}
-        for candidate in candidates:
-            record = LossRecord.of(candidate)
-            if record.parts not in calibrations:
-                calibrations[record.parts] = self.calibration(evaluations, record.parts)
-            mean, std = calibrations[record.parts].predict(np.array([record.mean()]))
-            found[candidate.architecture] = float(mean[0]), float(std[0])
-        return found
+    def _all_tokens(self, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+        return [e for e in evaluations if e.fidelity == self.full]
 
 
 def _highest(past: Sequence[Evaluation]) -> dict[Architecture, Evaluation]:

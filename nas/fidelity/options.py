@@ -21,16 +21,16 @@ class Growing:
         ValueError: if the shares do not ascend to 1, fewer than two full trials begin, or another value is negative.
     """
 
-    shares: tuple[float, ...] = (1 / 16, 1.0)
+    shares: tuple[float, ...] = (1 / 16, 3 / 16, 1.0)
     num_full: int = 4
-    min_gain: float = 0.005
-    early: float = 0.25
+    min_gain: float = 0.002
+    early: float = 1.0
 
     def __post_init__(self) -> None:
         shares = tuple(map(float, self.shares))
         if not shares or shares[-1] != 1.0 or list(shares) != sorted({*shares}) or shares[0] <= 0:
             raise ValueError(
-                f"expected ascending shares of the tokens that end with 1, got {self.shares}; (1/16, 1) is the default"
+                f"expected ascending shares of the tokens that end with 1, got {self.shares}; (1/16, 3/16, 1) is the default"
             )
         if self.num_full < 2:
             raise ValueError(
