@@ -40,7 +40,8 @@ class Retold:
 class RetoldStorage:
     """A storage whose finished trials can be shown with other values; everything else is the storage's own.
 
-    Optuna keeps what a trial was told for good. Samplers read all of it through :meth:`get_all_trials`, which alone is changed here.
+    Optuna keeps what a trial was told for good. Samplers read all of it through :meth:`get_all_trials`, which alone is changed
+    here: not a study's ``best_trial`` of one objective.
 
     Args:
         inner: the storage.
@@ -51,6 +52,8 @@ class RetoldStorage:
         self.retold: Mapping[int, Retold] = {}  # by trial number
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "inner":  # asked for before a copy has its fields
+            raise AttributeError(name)
         return getattr(self.inner, name)
 
     def get_all_trials(

@@ -32,7 +32,7 @@ def run_results(
         supernet: that was searched.
         device: the profile.
         study: the search.
-        randoms: random searches at the same budget.
+        randoms: random searches of as many trials, each at full fidelity.
         verification: results of :func:`nas.verify`.
         wall_s: stage to the seconds it took.
 

@@ -58,7 +58,7 @@ class SearchRun:
         perplexity_tokens: held-out tokens a perplexity is measured on.
         fidelity: full: every trial measures on all of them. growing: most trials measure a new architecture on a sixteenth, the others
             a promising one on more, at last on all; several times the trials then cost the same tokens.
-        random_seeds: random searches at the same budget, for comparison.
+        random_seeds: random searches of as many trials, each at full fidelity, for comparison.
         max_winners: most models to build and verify.
         compile: whether the dense baseline may use ``torch.compile``.
     """

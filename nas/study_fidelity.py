@@ -93,13 +93,13 @@ class Fidelities:
         return self._growing.told([*self._past, evaluation])[-1]
 
     def retold(self, complete: Sequence[optuna.trial.FrozenTrial]) -> dict[int, Retold]:
-        """What the sampler should see of finished trials, where it differs by now from what it was told; by trial number."""
+        """What the sampler should see of finished trials instead of what it was told; by trial number."""
         if self._growing is None:
             return {}
         rows = self._growing.told(self._evaluations(complete))
         plan = self._plan
         return {
-            trial.number: Retold(tuple(row[name] for name in plan.names), plan.excess(row))
+            trial.number: Retold(tuple(float(row[name]) for name in plan.names), plan.excess(row))
             for trial, row in zip(in_order(complete), rows, strict=True)
         }
 

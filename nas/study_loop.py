@@ -51,11 +51,13 @@ class _Ledger:
         return {key for key in map(self.key, trials) if key is not None}
 
     def remember(self, trials: Iterable[optuna.trial.FrozenTrial]) -> None:
-        """The evaluations of trials that ended, in whatever way."""
+        """The evaluations of trials that ended, in whatever way; of each architecture the first at the highest fidelity."""
         for trial in trials:
             key = self.key(trial)
             if key is not None and EVALUATION in trial.user_attrs:
-                self.told.setdefault(key, trial.user_attrs[EVALUATION])
+                found, known = trial.user_attrs[EVALUATION], self.told.get(key)
+                if known is None or (found["fidelity"] or 0) > (known["fidelity"] or 0):
+                    self.told[key] = found
 
     def key(self, trial: optuna.trial.FrozenTrial) -> str | None:
         """Of a trial's architecture; None while it is being asked for."""

@@ -23,6 +23,8 @@ OBJECTIVES = tuple(Objective.parse(n) for n in NAMES)
 WINDOWS, WIDTH = 16, 10  # a full evaluation reads 160 tokens
 REF = {"perplexity": 30.0, "weight_bytes": 7e4}
 OPTIONS_GROWING = Growing(shares=(1 / 8, 1.0), num_full=3, early=1.0)
+THREE = Growing(shares=(1 / 8, 1 / 4, 1.0), num_full=3, early=1.0)
+NARROW = {"perplexity": 9.0, "weight_bytes": 7e4}  # beyond what the formula ever gives
 IDEAL = {"perplexity": 5.0, "weight_bytes": 0.0}
 
 
@@ -95,7 +97,8 @@ def growing_study(
 ) -> StudyResult:
     """A study of growing fidelity; every call makes all objects anew, as a new process does."""
     bounds = constraints or {}
-    search = growing_search(judge, constraints=bounds, options=growing)
+    ref = settings.get("ref_point", REF)
+    search = growing_search(judge, constraints=bounds, options=growing, ref_point=ref)
     options = {"seed": 3, "ref_point": REF, "ideal": IDEAL, "progress": False}
     options |= OPTIONS.get(sampler, {})
     return run_study(

@@ -96,10 +96,10 @@ def test_the_experiment_writes_its_result_and_plot(
     monkeypatch.setattr(module, "profile", lambda *_, **__: Anything())
     monkeypatch.setattr(module, "result_folder", lambda name: tmp_path)
     main(Recipe("random", seeds=2, first_seed=0, trials=8, growing_trials=30, shares=(0.125, 1.0)))
-    result = json.loads((tmp_path / "random.json").read_text())
+    result = json.loads((tmp_path / "random-8192.json").read_text())
     assert result["command"].startswith("python -m experiments.fidelity --sampler random --seeds 2")
     assert [s["seed"] for s in result["values"]["savings"]] == [0, 1]
-    assert (tmp_path / "random.png").stat().st_size > 5000
+    assert (tmp_path / "random-8192.png").stat().st_size > 5000
     said = capsys.readouterr().out
     assert "seed 1: share of the tokens" in said
     assert "nas search --fidelity growing" in said

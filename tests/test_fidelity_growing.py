@@ -157,7 +157,10 @@ def test_what_breaks_a_constraint_is_not_promoted() -> None:
     assert search(constraints={"weight_bytes": 2.9e4}).next_step(past, (), 1).architecture is None
     assert search(constraints={"weight_bytes": 3e4}).next_step(past, (), 1).architecture
     # of the perplexity only the part within the bound counts
-    assert search(constraints={"perplexity": 6.0}).next_step(past, (), 1).architecture is None
+    within = [*past, seen(8, 5.0, 6.9e4, is_full=True)]
+    assert search(constraints={"perplexity": 6.0}).next_step(within, (), 1).architecture is None
+    # where nothing is within it, the best there is shall be known all the same
+    assert search(constraints={"perplexity": 6.0}).next_step(past, (), 1).architecture
     assert search(constraints={"perplexity": 16.0}).next_step(past, (), 1).architecture
 
 

@@ -10,7 +10,7 @@ from growing_cases import WIDTH, WINDOWS
 from scipy import integrate, stats
 from small_study import SPACE
 
-from nas.fidelity import Calibration, LossRecord, agreement, predict_full
+from nas.fidelity import Calibration, LossRecord, Predictions, agreement
 from nas.fidelity.calibration import NOISE_SHAPE, NOISE_STD, OFFSET_STD, RATIOS, SLOPE_STD
 from nas.objectives import Evaluation
 from search_spaces import Architecture, LayerConfig
@@ -30,20 +30,32 @@ def architectures(count: int, seed: int = 0) -> list[Architecture]:
 def test_agreement_is_the_share_of_equal_choices() -> None:
     plain = Architecture(32, (LayerConfig(2, 4.0), LayerConfig(2, 4.0)))
     narrow = Architecture(16, (LayerConfig(2, 4.0), LayerConfig(2, 4.0)))
+    biased = Architecture(32, (LayerConfig(2, 4.0), LayerConfig(2, 4.0)), bias=True)
     sparse = Architecture(32, (LayerConfig(2, 4.0), LayerConfig(1, 4.0, ffn_sparsity="2:4")))
-    shallow = Architecture(32, (LayerConfig(2, 4.0),))
-    found = agreement([plain], [plain, narrow, sparse, shallow])
     # width and bias, and five choices in each of two layers
-    assert found.tolist() == [[1.0, 11 / 12, 10 / 12, 7 / 12]]
+    found = agreement([plain], [plain, narrow, biased, sparse])
+    assert found == pytest.approx(np.array([[12, 11, 11, 10]]) / 12)
     assert agreement([], [plain]).shape == (0, 1)
     assert agreement([plain], []).shape == (1, 0)
 
 
+def test_layers_that_are_missing_share_nothing_and_others_do_not_matter() -> None:
+    deep = Architecture(32, (LayerConfig(2, 4.0),) * 4)
+    shallow, other = (Architecture(32, (LayerConfig(heads, 4.0),)) for heads in (2, 1))
+    assert agreement([shallow], [deep]) == pytest.approx(np.array([[7 / math.sqrt(7 * 22)]]))
+    alone, beside = agreement([shallow], [other]), agreement([shallow], [other, deep])
+    assert alone[0, 0] == beside[0, 0] == pytest.approx(6 / 7)
+
+
 def test_agreement_is_a_kernel() -> None:
-    some = architectures(30)
+    rng = np.random.default_rng(1)
+    some = [
+        Architecture(a.embed_dim, a.layers[: int(rng.integers(1, a.depth + 1))])
+        for a in architectures(30)
+    ]
     found = agreement(some, some)
     assert np.array_equal(found, found.T)
-    assert np.all(np.diag(found) == 1.0)
+    assert np.diag(found) == pytest.approx(np.ones(30))
     assert np.linalg.eigvalsh(found).min() > -1e-9
     assert agreement(some[:7], some) == pytest.approx(found[:7])
 
@@ -91,6 +103,12 @@ def test_an_agreement_of_another_shape_is_refused() -> None:
         Calibration.fit([3.0, 3.1], [3.0, 3.1], np.ones((1, 2)))
 
 
+def test_a_missing_agreement_is_refused() -> None:
+    fitted = Calibration.fit([3.0, 3.1], [3.0, 3.1], np.eye(2))
+    with pytest.raises(ValueError, match="expected the agreement with the pairs' architectures"):
+        fitted.predict([3.0])
+
+
 # --- what it is worth --------------------------------------------------------------------------------
 
 
@@ -115,7 +133,7 @@ def test_what_choices_do_to_the_windows_is_learned() -> None:
     full = [evaluated(a, s, every) for a, s in zip(some, shifts, strict=True)]
     partial = [evaluated(a, s, LOW_PARTS) for a, s in zip(some, shifts, strict=True)]
     true = np.log([e.value("perplexity") for e in full[40:]])
-    found = predict_full(full[:40], partial[40:])
+    found = Predictions()(full[:40], partial[40:])
     error = np.array([p.mean for p in found]) - true
     records = [LossRecord.of(e) for e in full[:40]]
     line = Calibration.fit([r.mean(LOW_PARTS) for r in records], [r.mean() for r in records])
@@ -131,8 +149,8 @@ def test_every_set_of_parts_has_its_own_calibration() -> None:
     full = [evaluated(a, 0.2, every) for a in some[:8]]
     hard = [evaluated(a, 0.2, LOW_PARTS) for a in some[8:10]]
     easy = [evaluated(a, 0.2, (3, 5)) for a in some[10:]]
-    mixed = predict_full(full, [hard[0], easy[0], hard[1], easy[1]])
-    apart = [*predict_full(full, hard), *predict_full(full, easy)]
+    mixed = Predictions()(full, [hard[0], easy[0], hard[1], easy[1]])
+    apart = [*Predictions()(full, hard), *Predictions()(full, easy)]
     assert [p.mean for p in mixed] == pytest.approx([apart[i].mean for i in (0, 2, 1, 3)])
     true = [evaluated(a, 0.2, every).value("perplexity") for a in some[8:]]
     assert [p.perplexity for p in apart] == pytest.approx(true, rel=0.01)
@@ -140,7 +158,23 @@ def test_every_set_of_parts_has_its_own_calibration() -> None:
 
 def test_nothing_known_or_nothing_asked() -> None:
     (one,) = architectures(1)
-    (guess,) = predict_full([], [evaluated(one, 0.0, LOW_PARTS)])
+    (guess,) = Predictions()([], [evaluated(one, 0.0, LOW_PARTS)])
     assert guess.perplexity == pytest.approx(evaluated(one, 0.0, LOW_PARTS).value("perplexity"))
     assert guess.std > 0.3
-    assert predict_full([evaluated(one, 0.0, tuple(range(WINDOWS)))], []) == []
+    assert Predictions()([evaluated(one, 0.0, tuple(range(WINDOWS)))], []) == []
+
+
+def test_what_is_remembered_is_what_is_found_anew() -> None:
+    """To the last digit: a resumed study asks for all at once what an uninterrupted one asked for one by one."""
+    some = architectures(20, seed=7)
+    rng = np.random.default_rng(7)
+    shifts = 0.2 * rng.standard_normal(20)
+    every = tuple(range(WINDOWS))
+    full = [evaluated(a, s, every) for a, s in zip(some[:8], shifts, strict=False)]
+    partial = [evaluated(a, s, LOW_PARTS) for a, s in zip(some[8:], shifts[8:], strict=True)]
+    remembered = Predictions()
+    for count in (5, 8):
+        one_by_one = [remembered(full[:count], [e])[0] for e in partial]
+        assert one_by_one == Predictions()(full[:count], partial)
+        assert remembered(full[:count], partial) == one_by_one
+    assert remembered(full[:5], partial) != one_by_one

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ import pytest
 from growing_cases import (
     IDEAL,
     NAMES,
+    NARROW,
+    OPTIONS_GROWING,
     REF,
+    THREE,
     WIDTH,
     WINDOWS,
     FormulaJudge,
@@ -27,7 +32,7 @@ from growing_cases import (
 )
 from small_study import FEW, SPACE, study
 
-from nas.fidelity import Growing
+from nas.fidelity import Growing, LossRecord
 from nas.fidelity.growing import LOW_FIDELITY
 from nas.objectives import Evaluation
 from nas.pareto import non_dominated_mask, normalized_hypervolume
@@ -44,7 +49,7 @@ LOW, FULL = 2 * WIDTH, WINDOWS * WIDTH
 def check(result: StudyResult) -> None:
     """What holds of every study whose fidelity grew."""
     assert result.full_fidelity == FULL
-    assert {e.fidelity for e in result.evaluations} <= {LOW, FULL}
+    assert {e.fidelity for e in result.evaluations} <= {LOW, 2 * LOW, FULL}
     for evaluation in result.full_evaluations:
         true = true_perplexity(evaluation.architecture)
         assert evaluation.value("perplexity") == pytest.approx(true, rel=1e-12)
@@ -68,16 +73,21 @@ def check(result: StudyResult) -> None:
     assert sum(result.tokens) == sum(highest.values())
 
 
+@pytest.mark.parametrize("growing", [OPTIONS_GROWING, THREE], ids=["two", "three"])
 @pytest.mark.parametrize("sampler", samplers())
-def test_every_sampler_searches_with_growing_fidelity(sampler: str, tmp_path: Path) -> None:
-    n_trials = 14 if sampler == "gp" else 30
-    judge = FormulaJudge(calls=tmp_path / "calls")
-    result = growing_study(sampler, n_trials, judge=judge, storage=tmp_path / "journal")
+def test_every_sampler_searches_with_growing_fidelity(
+    sampler: str, growing: Growing, tmp_path: Path
+) -> None:
+    n_trials = 14 if sampler == "gp" else 30 if growing is OPTIONS_GROWING else 40
+    judge, path = FormulaJudge(calls=tmp_path / "calls"), tmp_path / "journal"
+    result = growing_study(sampler, n_trials, judge=judge, storage=path, growing=growing)
     assert len(result.evaluations) == n_trials
     check(result)
+    middle = [e for e in result.evaluations if e.fidelity == 2 * LOW]
+    assert bool(middle) == (growing is THREE)
     promoted = [e for e in result.evaluations[3:] if e.fidelity == FULL]
     assert 0 < len(promoted) < n_trials / 2
-    assert sum(result.tokens) == judge.tokens_read() < 0.6 * result.tokens_all_full
+    assert sum(result.tokens) == judge.tokens_read() < 0.65 * result.tokens_all_full
     trials = optuna.load_study(study_name="growing", storage=open_storage(tmp_path / "journal")).trials  # fmt: skip
     paid = zip(trials, result.evaluations, result.tokens, strict=True)
     for trial, evaluation in [(t, e) for t, e, tokens in paid if tokens]:
@@ -124,9 +134,12 @@ def test_more_hypervolume_for_the_same_tokens() -> None:
 # --- killed, resumed, shared -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "qlognehvi"])
-def test_a_resumed_study_equals_one_at_a_stretch(sampler: str, tmp_path: Path) -> None:
-    whole = growing_study(sampler, 26)
+@pytest.mark.parametrize("growing", [OPTIONS_GROWING, THREE], ids=["two", "three"])
+@pytest.mark.parametrize("sampler", ["auto", "nsga2", "qlognehvi"])
+def test_a_resumed_study_equals_one_at_a_stretch(
+    sampler: str, growing: Growing, tmp_path: Path
+) -> None:
+    whole = growing_study(sampler, 26, growing=growing)
     path = tmp_path / "journal"
 
     class Stop(Exception):
@@ -143,8 +156,10 @@ def test_a_resumed_study_equals_one_at_a_stretch(sampler: str, tmp_path: Path) -
 
     for limit in (2, 5, 12, 19, 22, 24):
         with pytest.raises(Stop):
-            growing_study(sampler, 26, judge=Interrupted(limit=limit), storage=path)
-    resumed = growing_study(sampler, 26, storage=path)
+            growing_study(
+                sampler, 26, judge=Interrupted(limit=limit), storage=path, growing=growing
+            )
+    resumed = growing_study(sampler, 26, storage=path, growing=growing)
     assert told(resumed) == told(whole)
     assert resumed.tokens == whole.tokens
     assert resumed.hypervolume_trace == whole.hypervolume_trace
@@ -183,12 +198,62 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_workers_share_promotions(tmp_path: Path) -> None:
     judge = FormulaJudge(calls=tmp_path / "calls", delay_s=0.05)
-    result = growing_study("random", 30, judge=judge, storage=tmp_path / "journal", workers=2)
-    assert len(result.evaluations) == 30
+    path = tmp_path / "journal"
+    result = growing_study("random", 40, judge=judge, storage=path, workers=2, growing=THREE)
+    assert len(result.evaluations) == 40
     check(result)
     assert judge.tokens_read() == sum(result.tokens)  # nothing was measured twice
     full = [e.architecture for e in result.full_evaluations]
     assert len(full) == len({*full}) > 3
+
+
+# --- broken architectures, nothing that counts -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Broken(FormulaJudge):
+    """One architecture in five has a log-loss that exp cannot take."""
+
+    nats: float = 600.0
+
+    def measure(
+        self, architecture: Architecture, parts: Sequence[int], earlier: Evaluation | None
+    ) -> Evaluation:
+        found = super().measure(architecture, parts, earlier)
+        if int(architecture.key, 16) % 5 or len(LossRecord.of(found).parts) == WINDOWS:
+            return found
+        record = LossRecord.of(found)
+        record = replace(record, nats=tuple(self.nats * t for t in record.tokens))
+        values = dict(found.values) | {"perplexity": record.perplexity}
+        return replace(
+            found, values=values, provenance=dict(found.provenance) | record.to_provenance()
+        )
+
+
+@pytest.mark.parametrize("nats", [600.0, 800.0])
+@pytest.mark.parametrize("sampler", ["auto", "nsga2"])
+def test_a_broken_architecture_does_not_end_a_search(sampler: str, nats: float) -> None:
+    result = growing_study(sampler, 30, judge=Broken(nats=nats))
+    assert len(result.evaluations) == 30
+    assert any(e.value("perplexity") > 1e200 for e in result.evaluations)
+    assert all(math.isfinite(e.value("perplexity")) for e in result.evaluations)
+
+
+@pytest.mark.parametrize("constraints", [None, {"perplexity": 8.0}], ids=["reference", "bound"])
+def test_where_nothing_counts_the_best_is_measured_all_the_same(
+    constraints: dict[str, float] | None,
+) -> None:
+    """The reference point, or a bound, is beyond everything: the front is of promoted ones, not of the first random trials."""
+    found = []
+    for seed in range(4):
+        result = growing_study(
+            "random", 40, growing=THREE, seed=seed, constraints=constraints, ref_point=NARROW
+        )
+        assert set(result.hypervolume_trace) == {0.0}
+        start = [e.value("perplexity") for e in result.evaluations[:3]]
+        best = min(e.value("perplexity") for e in result.full_evaluations)
+        found.append(best < min(start))
+    assert sum(found) >= 3
 
 
 # --- constraints, small spaces, wrong calls ----------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import optuna
@@ -87,3 +89,10 @@ def test_a_growing_study_retells_what_was_told_early(monkeypatch: pytest.MonkeyP
             claim = evaluation.provenance["claims"]["perplexity"]["mean"]
             changed += abs(now["perplexity"] / claim - 1.0) > 1e-3
     assert changed > 50
+
+
+def test_a_view_can_be_copied() -> None:
+    view, storage = retold_view(told_study(Reads()))
+    storage.retold = {0: Retold((5.0, 5.0))}
+    for twin in (copy.copy(storage), copy.deepcopy(storage), pickle.loads(pickle.dumps(storage))):
+        assert twin.get_all_trials(view._study_id)[0].values == [5.0, 5.0]

@@ -61,10 +61,10 @@ def main(recipe: Recipe) -> None:
         saving = Saving.of(seed, Curve.of(full), Curve.of(growing))
         console.print(f"seed {seed}: share of the tokens {_share(saving.share)}", highlight=False)
     values = compare(seeds, pairs)
-    folder = result_folder("fidelity")
+    folder, name = result_folder("fidelity"), f"{recipe.sampler}-{recipe.tokens}"
     write_result(
         folder,
-        name=f"{recipe.sampler}.json",
+        name=f"{name}.json",
         command=command_line("experiments.fidelity", recipe),
         seeds=seeds,
         values=values
@@ -80,10 +80,10 @@ def main(recipe: Recipe) -> None:
     }
     unit = pairs[0][1].full_fidelity
     assert unit is not None
-    plot(curves, unit, folder / f"{recipe.sampler}.png")
+    plot(curves, unit, folder / f"{name}.png")
     console.print(_table(values, recipe))
     console.print(
-        f"Results in {folder}: {recipe.sampler}.json, {recipe.sampler}.png\nNext: nas search --fidelity growing"
+        f"Results in {folder}: {name}.json, {name}.png\nNext: nas search --fidelity growing"
     )
 
 

@@ -11,7 +11,7 @@ from nas.fidelity.growing import Step as Step
 from nas.fidelity.improvement import expected_improvement as expected_improvement
 from nas.fidelity.options import Growing as Growing
 from nas.fidelity.predictions import Predicted as Predicted
-from nas.fidelity.predictions import predict_full as predict_full
+from nas.fidelity.predictions import Predictions as Predictions
 from nas.fidelity.record import LossRecord as LossRecord
 from nas.fidelity.record import full_mask as full_mask
 from nas.fidelity.record import spread_order as spread_order

@@ -10,13 +10,15 @@ import numpy.typing as npt
 from search_spaces import Architecture
 
 FloatArray = npt.NDArray[np.float64]
+_PER_LAYER = 5  # choices; a dropped part is one of width 0
 
 
 def agreement(first: Sequence[Architecture], second: Sequence[Architecture]) -> FloatArray:
-    """Share of equal choices, shape (n, q): of the width, of bias, and of every field of every layer.
+    """Share of equal choices, shape (n, q): of width and bias, and of width, sparsity and adapter of both parts of every layer.
 
-    As a kernel it is that of a function that is a sum of one effect for each value of each choice, all of the same prior variance:
-    positive semidefinite, 1 for equal architectures. A layer that one of the two lacks counts as different in all its fields.
+    The overlap kernel: that of a function that is a sum of one effect for each value of each choice, all of the same prior variance.
+    Positive semidefinite, 1 for equal architectures. A layer that one of the two lacks, or both, has no choices to share: what is equal
+    is counted, and divided by the geometric mean of the numbers of choices that the two have.
 
     Args:
         first: n architectures.
@@ -27,15 +29,20 @@ def agreement(first: Sequence[Architecture], second: Sequence[Architecture]) -> 
     every = [*first, *second]
     deepest = max(a.depth for a in every)
     codes: dict[Hashable, int] = {}
-    rows = [[codes.setdefault(v, len(codes)) for v in _choices(a, deepest)] for a in every]
-    coded = np.array(rows, dtype=np.int64)
-    equal = coded[: len(first), None, :] == coded[None, len(first) :, :]
-    shares: FloatArray = equal.mean(axis=-1, dtype=np.float64)
+    rows = [[codes.setdefault(v, len(codes)) for v in _choices(a)] for a in every]
+    width = 2 + _PER_LAYER * deepest
+    coded = np.full((len(every), width), -1, dtype=np.int64)
+    for row, values in zip(coded, rows, strict=True):
+        row[: len(values)] = values
+    ours, theirs = coded[: len(first), None, :], coded[None, len(first) :, :]
+    equal = ((ours == theirs) & (ours >= 0)).sum(axis=-1)
+    counts = np.array([len(values) for values in rows], dtype=np.float64)
+    shares: FloatArray = equal / np.sqrt(np.outer(counts[: len(first)], counts[len(first) :]))
     return shares
 
 
-def _choices(architecture: Architecture, num_layers: int) -> list[Hashable]:
-    """Values of all choices in one order; of a missing layer None."""
+def _choices(architecture: Architecture) -> list[Hashable]:
+    """Values of all choices in one order."""
     found: list[Hashable] = [architecture.embed_dim, architecture.bias]
     for layer in architecture.layers:
         found += [
@@ -45,4 +52,4 @@ def _choices(architecture: Architecture, num_layers: int) -> list[Hashable]:
             layer.ffn_sparsity,
             layer.adapter_rank,
         ]
-    return found + [None] * (5 * (num_layers - architecture.depth))
+    return found

@@ -85,7 +85,14 @@ class Calibration:
         Args:
             low_q: on the windows that the pairs read.
             agreement_nq: of the pairs' architectures with these; needed where the pairs had theirs.
+
+        Raises:
+            ValueError: if it is missing.
         """
+        if agreement_nq is None and any(fit.ratio for fit in self.fits):
+            raise ValueError(
+                "expected the agreement with the pairs' architectures, which the fit had; pass agreement_nq"
+            )
         low = np.asarray(low_q, dtype=np.float64)
         design = _design(low, self.center)
         common = self.design_n2 @ design.T

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,9 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from nas.fidelity.calibration import Z_90
 from nas.fidelity.options import Growing
-from nas.fidelity.predictions import predict_full
+from nas.fidelity.predictions import Predictions
 from nas.fidelity.promotions import PERPLEXITY, Promotions
 from nas.fidelity.record import LossRecord, tokens_paid
 from nas.fidelity.telling_parts import telling_parts
@@ -77,6 +75,7 @@ class GrowingSearch:
     ref_point: Mapping[str, float]
     constraints: Mapping[str, float]
     options: Growing = field(default_factory=Growing)
+    predict: Predictions = field(default_factory=Predictions, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = [str(o) for o in self.objectives]
@@ -157,7 +156,7 @@ class GrowingSearch:
     def _promotions(self) -> Promotions:
         names = tuple(str(o) for o in self.objectives)
         ref = np.array([self.ref_point[name] for name in names], dtype=np.float64)
-        return Promotions(names, ref, self.constraints, self.options, self.full)
+        return Promotions(names, ref, self.constraints, self.options, self.full, self.predict)
 
     # --- measuring -----------------------------------------------------------------------------------
 
@@ -182,8 +181,8 @@ class GrowingSearch:
         found = self.judge.measure(architecture, parts, earlier)
         if found.fidelity == self.full:
             return found
-        guess = predict_full(self._all_tokens(_highest(past).values()), [found])[0]
-        least, most = (math.exp(guess.mean + side * Z_90 * guess.std) for side in (-1.0, 1.0))
+        guess = self.predict(self._all_tokens(_highest(past).values()), [found])[0]
+        least, most = guess.interval
         claim = {"mean": guess.perplexity, "low": least, "high": most, "source": LOW_FIDELITY}
         claims = dict(found.provenance.get("claims", {})) | {PERPLEXITY: claim}
         return replace(found, provenance=dict(found.provenance) | {"claims": claims})
@@ -196,17 +195,11 @@ class GrowingSearch:
         """
         best = _highest(past)
         full = {e.architecture: e for e in self._all_tokens(best.values())}
-        partial = [e for e in past if e.architecture not in full]
-        guesses = iter(predict_full(list(full.values()), partial))
-        rows = []
-        for evaluation in past:
-            values = {name: float(value) for name, value in evaluation.values.items()}
-            known = full.get(evaluation.architecture)
-            values[PERPLEXITY] = (
-                next(guesses).perplexity if known is None else float(known.value(PERPLEXITY))
-            )
-            rows.append(values)
-        return rows
+        partial = {a: e for a, e in best.items() if a not in full}
+        guesses = self.predict(list(full.values()), list(partial.values()))
+        known = {a: float(e.value(PERPLEXITY)) for a, e in full.items()}
+        known |= {a: guess.perplexity for a, guess in zip(partial, guesses, strict=True)}
+        return [dict(e.values) | {PERPLEXITY: known[e.architecture]} for e in past]
 
     def _all_tokens(self, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
         return [e for e in evaluations if e.fidelity == self.full]

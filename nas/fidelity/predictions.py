@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from nas.fidelity.agreement import agreement
-from nas.fidelity.calibration import Calibration
-from nas.fidelity.record import LossRecord
+from nas.fidelity.calibration import Z_90, Calibration
+from nas.fidelity.record import LossRecord, perplexity_of
 from nas.objectives import Evaluation
+from search_spaces import Architecture
+
+FloatArray = npt.NDArray[np.float64]
+Parts = tuple[int, ...]
+_Key = tuple[Architecture, Parts, float]  # what was read of it, and the nats a token there
 
 
 @dataclass(frozen=True)
@@ -28,33 +33,63 @@ class Predicted:
 
     @property
     def perplexity(self) -> float:
-        """The median."""
-        return math.exp(self.mean)
+        """exp of the mean."""
+        return perplexity_of(self.mean)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of perplexity, 90 %, as if its logarithm were normal."""
+        reach = Z_90 * self.std
+        return perplexity_of(self.mean - reach), perplexity_of(self.mean + reach)
 
 
-def predict_full(full: Sequence[Evaluation], partial: Sequence[Evaluation]) -> list[Predicted]:
-    """Predict full perplexities by one calibration for each set of parts that was read.
+@dataclass
+class Predictions:
+    """Predicts full perplexities by one calibration for each set of parts that was read.
 
-    Args:
-        full: evaluations on all tokens.
-        partial: evaluations on fewer.
-
-    Returns:
-        One prediction for each of ``partial``.
+    It remembers what it found until another architecture is measured on all tokens. Each prediction is made by itself: what else is
+    asked for, and when, does not change its last digits.
     """
-    known = [e.architecture for e in full]
-    alike = agreement(known, known + [e.architecture for e in partial])
-    among, with_partial = alike[:, : len(full)], alike[:, len(full) :]
-    records = [LossRecord.of(e) for e in full]
-    lows = [LossRecord.of(e) for e in partial]
-    found: dict[int, Predicted] = {}
-    for parts in dict.fromkeys(record.parts for record in lows):
-        members = [i for i, record in enumerate(lows) if record.parts == parts]
-        calibration = Calibration.fit(
-            [r.mean(parts) for r in records], [r.mean() for r in records], among
-        )
-        low = np.array([lows[i].mean() for i in members])
-        means, stds = calibration.predict(low, with_partial[:, members])
-        pairs = zip(means.tolist(), stds.tolist(), strict=True)
-        found |= {i: Predicted(*pair) for i, pair in zip(members, pairs, strict=True)}
-    return [found[i] for i in range(len(partial))]
+
+    _full: tuple[tuple[Architecture, float], ...] = ()
+    _records: list[LossRecord] = field(default_factory=list)
+    _agreement: FloatArray | None = None
+    _calibrations: dict[Parts, Calibration] = field(default_factory=dict)
+    _found: dict[_Key, Predicted] = field(default_factory=dict)
+
+    def __call__(
+        self, full: Sequence[Evaluation], partial: Sequence[Evaluation]
+    ) -> list[Predicted]:
+        """One prediction for each partial evaluation.
+
+        Args:
+            full: evaluations on all tokens.
+            partial: evaluations on fewer.
+        """
+        records = [LossRecord.of(e) for e in full]
+        known = tuple((e.architecture, r.mean()) for e, r in zip(full, records, strict=True))
+        if known != self._full or self._agreement is None:
+            self._full, self._records = known, records
+            architectures = [a for a, _ in known]
+            self._agreement = agreement(architectures, architectures)
+            self._calibrations, self._found = {}, {}
+        keys = [_key(evaluation) for evaluation in partial]
+        new = [key for key in dict.fromkeys(keys) if key not in self._found]
+        alike = agreement([a for a, _ in known], [key[0] for key in new])  # exact, in any company
+        for i, key in enumerate(new):
+            _, parts, low = key
+            mean, std = self._calibration(parts).predict([low], alike[:, i : i + 1])
+            self._found[key] = Predicted(float(mean[0]), float(std[0]))
+        return [self._found[key] for key in keys]
+
+    def _calibration(self, parts: Parts) -> Calibration:
+        if parts not in self._calibrations:
+            low = [record.mean(parts) for record in self._records]
+            full = [mean for _, mean in self._full]
+            self._calibrations[parts] = Calibration.fit(low, full, self._agreement)
+        return self._calibrations[parts]
+
+
+def _key(evaluation: Evaluation) -> _Key:
+    record = LossRecord.of(evaluation)
+    return evaluation.architecture, record.parts, record.mean()

@@ -13,13 +13,23 @@ import numpy.typing as npt
 from nas.constraints import feasible_mask
 from nas.fidelity.improvement import expected_improvement
 from nas.fidelity.options import Growing
-from nas.fidelity.predictions import Predicted, predict_full
+from nas.fidelity.predictions import Predicted, Predictions
 from nas.objectives import Evaluation
-from nas.pareto import hypervolume
+from nas.pareto import hypervolume, non_dominated_mask
+from search_spaces import Architecture
 
 FloatArray = npt.NDArray[np.float64]
 PERPLEXITY = "perplexity"
+_ROOM = 0.1  # beyond the worst value, where the reference point is moved out
 _NEGLIGIBLE = 1e-6  # hypervolume, as a share of all that lies between 0 and the reference point
+
+
+@dataclass(frozen=True, eq=False)
+class _Goal:
+    """What counts: values up to the reference point that keep to the constraints."""
+
+    ref_point: FloatArray
+    constraints: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +42,7 @@ class Promotions:
         constraints: largest allowed values, by objective.
         options: how fidelity grows.
         full: tokens of a full evaluation.
+        predict: what full perplexities are predicted to be.
     """
 
     names: tuple[str, ...]
@@ -39,6 +50,7 @@ class Promotions:
     constraints: Mapping[str, float]
     options: Growing
     full: int
+    predict: Predictions
 
     def worth(
         self, full: Sequence[Evaluation], candidates: Sequence[Evaluation], most: int
@@ -53,18 +65,19 @@ class Promotions:
             candidates: evaluations on fewer, one of each architecture.
             most: promotions there may be.
         """
-        allowed = feasible_mask(full, self.constraints)
-        front = [self._row(e) for e, keep in zip(full, allowed, strict=True) if keep]
-        front_nm = np.array(front, dtype=np.float64).reshape(-1, len(self.names))
-        guesses = predict_full(full, candidates)
+        guesses = self.predict(full, candidates)
         guessed = {c.architecture: g for c, g in zip(candidates, guesses, strict=True)}
-        least = self.options.min_gain * float(hypervolume(front_nm, self.ref_point))
-        least = max(least, _NEGLIGIBLE * float(np.prod(self.ref_point)))  # where nothing counts yet
+        front_nm, goal = self._front(full), _Goal(self.ref_point, self.constraints)
+        if float(hypervolume(front_nm, goal.ref_point)) == 0.0 and candidates:
+            inside = [self._gain(c, front_nm, guessed[c.architecture], goal) for c in candidates]
+            if max(inside) <= self._least(front_nm, goal):
+                front_nm, goal = self._widened(full, candidates, guessed)
+        least = self._least(front_nm, goal)
         queue: list[tuple[float, int, int, Evaluation]] = []
         order = itertools.count()
 
         def push(candidate: Evaluation, size: int) -> None:
-            gain = self._gain(candidate, front_nm, guessed[candidate.architecture])
+            gain = self._gain(candidate, front_nm, guessed[candidate.architecture], goal)
             if gain > least:
                 rate = gain / (self.full - (candidate.fidelity or 0))
                 heapq.heappush(queue, (-rate, next(order), size, candidate))
@@ -86,16 +99,52 @@ class Promotions:
             front_nm = np.concatenate([front_nm, row[None]])
         return worth
 
-    def _gain(self, candidate: Evaluation, front_nm: FloatArray, guess: Predicted) -> float:
+    def _gain(
+        self, candidate: Evaluation, front_nm: FloatArray, guess: Predicted, goal: _Goal
+    ) -> float:
         """Expected hypervolume in the full perplexity's distribution; 0 for what breaks a constraint."""
-        ref = self.ref_point.copy()
-        for name, bound in self.constraints.items():
+        ref = goal.ref_point.copy()
+        for name, bound in goal.constraints.items():
             if name == PERPLEXITY:  # the part of the distribution beyond the bound gains nothing
                 ref[self._column] = min(ref[self._column], bound)
             elif candidate.value(name) > bound:
                 return 0.0
         row = self._row(candidate)
         return expected_improvement(front_nm, ref, row, self._column, guess.mean, guess.std)
+
+    def _least(self, front_nm: FloatArray, goal: _Goal) -> float:
+        """The gain that a promotion must be worth, also where nothing counts yet."""
+        volume = float(hypervolume(front_nm, goal.ref_point))
+        return max(self.options.min_gain * volume, _NEGLIGIBLE * float(np.prod(goal.ref_point)))
+
+    def _front(self, full: Sequence[Evaluation]) -> FloatArray:
+        """Full evaluations that keep to the constraints, as rows."""
+        allowed = feasible_mask(full, self.constraints)
+        rows = [self._row(e) for e, keep in zip(full, allowed, strict=True) if keep]
+        return np.array(rows, dtype=np.float64).reshape(-1, len(self.names))
+
+    def _widened(
+        self,
+        full: Sequence[Evaluation],
+        candidates: Sequence[Evaluation],
+        guessed: Mapping[Architecture, Predicted],
+    ) -> tuple[FloatArray, _Goal]:
+        """Front and goal where nothing counts, and nothing is expected to: the best there is shall be known all the same.
+
+        The reference moves out to the worst of what is non-dominated by now, and a bound of perplexity, which nothing seems to keep to,
+        is left out; bounds of what is known exactly are kept.
+        """
+        rows = [self._row(e) for e in (*full, *candidates)]
+        for row, candidate in zip(rows[len(full) :], candidates, strict=True):
+            row[self._column] = guessed[candidate.architecture].perplexity
+        known = {n: bound for n, bound in self.constraints.items() if n != PERPLEXITY}
+        allowed = feasible_mask([*full, *candidates], known)
+        best_nm = np.array(rows)[allowed]
+        if not len(best_nm):
+            return self._front(full), _Goal(self.ref_point, self.constraints)
+        best_nm = best_nm[non_dominated_mask(best_nm)]
+        ref = np.maximum(self.ref_point, (1.0 + _ROOM) * best_nm.max(axis=0))
+        return np.array(rows[: len(full)])[allowed[: len(full)]], _Goal(ref, known)
 
     @property
     def _column(self) -> int:

@@ -88,7 +88,12 @@ class LossRecord:
     @property
     def perplexity(self) -> float:
         """On all that was read."""
-        return math.exp(min(self.mean(), _LARGEST))
+        return perplexity_of(self.mean())
+
+
+def perplexity_of(log_perplexity: float) -> float:
+    """exp, bounded where it would overflow: a broken architecture must not end a search."""
+    return math.exp(min(log_perplexity, _LARGEST))
 
 
 def full_mask(

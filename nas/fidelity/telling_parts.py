@@ -47,7 +47,7 @@ def telling_parts(
 
 
 def _misfits(low_nl: FloatArray, full_n: FloatArray) -> FloatArray:
-    """What :meth:`Calibration.fit` adds twice to the scale, for each column, where the choices do not matter.
+    """Twice what :meth:`Calibration.fit` adds to the scale, for each column, where the choices do not matter.
 
     Centered, offset and slope do not mix.
     """

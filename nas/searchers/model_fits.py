@@ -58,11 +58,12 @@ class ModelFits:
         steps = rungs(len(told))[1:]  # one point says nothing of lengths
         cold = len(steps) - 1 - (len(steps) - 1) % COLD_EVERY
         found: Description | None = None
+        stamp = 0  # of a fit and of those before it, from which it started
         for i in range(cold, len(steps)):
             first = told[: steps[i]]
             rows = first[telling_rows(history.Y_nm[first], MAX_TOLD)]
             X, y = history.X_nd[rows], y_n[rows]
-            stamp = hash((X.tobytes(), y.tobytes()))
+            stamp = hash((stamp, X.tobytes(), y.tobytes()))
             remembered = self._found.get((name, i))
             if remembered is not None and remembered[0] == stamp:
                 found = remembered[1]

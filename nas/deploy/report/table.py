@@ -85,7 +85,7 @@ def _random_rows(view: View) -> list[Row]:
     note = f"hypervolume: {random_text(view).removeprefix('random search ')}"
     return [
         Row(
-            "random search, same budget",
+            "random search, as many trials",
             label,
             cells,
             "unmeasured",
