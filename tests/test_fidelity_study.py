@@ -212,15 +212,16 @@ def test_workers_share_promotions(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Broken(FormulaJudge):
-    """One architecture in five has a log-loss that exp cannot take."""
+    """One architecture in so many has a log-loss that exp cannot take, until all windows are read."""
 
     nats: float = 600.0
+    every: int = 5
 
     def measure(
         self, architecture: Architecture, parts: Sequence[int], earlier: Evaluation | None
     ) -> Evaluation:
         found = super().measure(architecture, parts, earlier)
-        if int(architecture.key, 16) % 5 or len(LossRecord.of(found).parts) == WINDOWS:
+        if int(architecture.key, 16) % self.every or len(LossRecord.of(found).parts) == WINDOWS:
             return found
         record = LossRecord.of(found)
         record = replace(record, nats=tuple(self.nats * t for t in record.tokens))
@@ -237,6 +238,16 @@ def test_a_broken_architecture_does_not_end_a_search(sampler: str, nats: float) 
     assert len(result.evaluations) == 30
     assert any(e.value("perplexity") > 1e200 for e in result.evaluations)
     assert all(math.isfinite(e.value("perplexity")) for e in result.evaluations)
+
+
+@pytest.mark.parametrize("every", [2, 1])
+def test_broken_architectures_do_not_end_a_search_where_nothing_counts(every: int) -> None:
+    judge = Broken(every=every)
+    result = growing_study("nsga2", 30, judge=judge, growing=THREE, ref_point=NARROW)
+    assert len(result.evaluations) == 30
+    full = {e.architecture for e in result.full_evaluations}
+    start = {e.architecture for e in result.evaluations[:3]}
+    assert bool(full - start) == (every == 2)
 
 
 @pytest.mark.parametrize("constraints", [None, {"perplexity": 8.0}], ids=["reference", "bound"])

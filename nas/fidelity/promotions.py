@@ -21,6 +21,8 @@ from search_spaces import Architecture
 FloatArray = npt.NDArray[np.float64]
 PERPLEXITY = "perplexity"
 _ROOM = 0.1  # beyond the worst value, where the reference point is moved out
+_BROKEN = 10.0  # times the best perplexity, beyond which an architecture is no candidate
+_LARGEST = 1e100  # perplexity beyond which all of them are broken
 _NEGLIGIBLE = 1e-6  # hypervolume, as a share of all that lies between 0 and the reference point
 
 
@@ -140,10 +142,12 @@ class Promotions:
         known = {n: bound for n, bound in self.constraints.items() if n != PERPLEXITY}
         allowed = feasible_mask([*full, *candidates], known)
         best_nm = np.array(rows)[allowed]
-        if not len(best_nm):
+        if len(best_nm):
+            best_nm = best_nm[non_dominated_mask(best_nm)]
+            best_nm = best_nm[best_nm[:, self._column] <= _BROKEN * best_nm[:, self._column].min()]
+        ref = np.maximum(self.ref_point, (1.0 + _ROOM) * best_nm.max(axis=0, initial=0.0))
+        if not len(best_nm) or ref[self._column] > _LARGEST:
             return self._front(full), _Goal(self.ref_point, self.constraints)
-        best_nm = best_nm[non_dominated_mask(best_nm)]
-        ref = np.maximum(self.ref_point, (1.0 + _ROOM) * best_nm.max(axis=0))
         return np.array(rows[: len(full)])[allowed[: len(full)]], _Goal(ref, known)
 
     @property
