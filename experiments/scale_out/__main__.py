@@ -65,7 +65,7 @@ class Recipe:
     workers: tuple[int, ...] = (1, 8, 32)
     trials: int = 96
     repeats: int = 1
-    samplers: tuple[str, ...] = ("random", "nsga2", "tpe")
+    samplers: tuple[str, ...] = ("random", "nsga2", "tpe", "auto")
     running: tuple[int, ...] = (1, 8, 32)
     searches: int = 10
     budget: int = 100
