@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from search_spaces.architecture import Architecture
 from search_spaces.sparsity import Sparsity
 
 Value = int | float | bool | str
@@ -38,3 +39,25 @@ def check_types(name: str, values: Any) -> None:
     if not isinstance(values, tuple | list) or any(type(value) not in allowed for value in values):
         names = " or ".join(kind.__name__ for kind in allowed)
         raise ValueError(f"expected {name} to be a tuple of {names}, got {values!r}")
+
+
+def active_values(architecture: Architecture) -> dict[str, Value]:
+    """Values of the slots that the architecture uses, those with a single value included."""
+    found: dict[str, Value] = {
+        "embed_dim": architecture.embed_dim,
+        "depth": architecture.depth,
+        "bias": architecture.bias,
+    }
+    for index, layer in enumerate(architecture.layers):
+        used: dict[str, Value] = {"attention": layer.attention, "ffn": layer.ffn}
+        if layer.attention:
+            used |= {
+                "num_heads": layer.num_heads,
+                "attention_sparsity": str(layer.attention_sparsity),
+            }
+        if layer.ffn:
+            used |= {"ffn_ratio": layer.ffn_ratio, "ffn_sparsity": str(layer.ffn_sparsity)}
+        if not (layer.attention_sparsity.is_dense and layer.ffn_sparsity.is_dense):
+            used["adapter_rank"] = layer.adapter_rank
+        found |= {f"layer{index}.{name}": value for name, value in used.items()}
+    return found

@@ -19,7 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from search_spaces.architecture import Architecture, LayerConfig
-from search_spaces.choices import GLOBAL_SLOTS, LAYER_SLOTS, Choice, Value, check_types
+from search_spaces.choices import (
+    GLOBAL_SLOTS,
+    LAYER_SLOTS,
+    Choice,
+    Value,
+    active_values,
+    check_types,
+)
 from search_spaces.family import Family
 from search_spaces.shapes import layer_linears
 from search_spaces.sparsity import DENSE, Sparsity
@@ -121,7 +128,7 @@ class SearchSpace:
             ValueError: if the architecture is not in the space.
         """
         self._check(architecture)
-        active = self._active(architecture)
+        active = active_values(architecture)
         return {c.name: active.get(c.name, c.values[0]) for c in self.choices}
 
     def from_params(self, params: Mapping[str, Value]) -> Architecture:
@@ -235,7 +242,7 @@ class SearchSpace:
         Slots that become active are drawn, so that every mutation can be undone by one mutation.
         """
         self._check(architecture)
-        active = self._active(architecture)
+        active = active_values(architecture)
         changeable = [choice for choice in self.choices if choice.name in active]
         if not changeable:
             return architecture
@@ -350,27 +357,6 @@ class SearchSpace:
             is_dense = sparse_a.is_dense and sparse_f.is_dense
             for rank in (0,) if is_dense else self.adapter_ranks:
                 yield LayerConfig(heads, ratio, keep_a, keep_f, sparse_a, sparse_f, rank)
-
-    def _active(self, architecture: Architecture) -> dict[str, Value]:
-        """Values of the slots that the architecture uses, those with a single value included."""
-        found: dict[str, Value] = {
-            "embed_dim": architecture.embed_dim,
-            "depth": architecture.depth,
-            "bias": architecture.bias,
-        }
-        for index, layer in enumerate(architecture.layers):
-            used: dict[str, Value] = {"attention": layer.attention, "ffn": layer.ffn}
-            if layer.attention:
-                used |= {
-                    "num_heads": layer.num_heads,
-                    "attention_sparsity": str(layer.attention_sparsity),
-                }
-            if layer.ffn:
-                used |= {"ffn_ratio": layer.ffn_ratio, "ffn_sparsity": str(layer.ffn_sparsity)}
-            if not (layer.attention_sparsity.is_dense and layer.ffn_sparsity.is_dense):
-                used["adapter_rank"] = layer.adapter_rank
-            found |= {f"layer{index}.{name}": value for name, value in used.items()}
-        return found
 
     def _check(self, architecture: Architecture) -> None:
         options = self._layer_set

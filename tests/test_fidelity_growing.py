@@ -196,6 +196,25 @@ def test_three_fidelities_grow_one_at_a_time() -> None:
     assert grown.next_step(past, (), 1) == Step(SPACE.smallest, ALL)
 
 
+def test_the_last_trials_are_enough_for_all_steps_of_a_promotion() -> None:
+    """One architecture that is worth it, two fidelities to go: both of the last two trials are its own."""
+    options = Growing(shares=(1 / 8, 1 / 2, 1.0), num_full=3, min_gain=0.01, early=0.0)
+    past = START + POOL[2:3]
+    assert search(options=options).next_step(past, (), 3).architecture is None
+    assert search(options=options).next_step(past, (), 2).architecture == ARCHITECTURES[5]
+
+
+def test_of_two_gains_the_cheaper_is_promoted() -> None:
+    """As much gain for fewer tokens: what was read on half of the parts goes first, if it gains a little less."""
+    options = Growing(shares=(1 / 8, 1 / 2, 1.0), num_full=3, min_gain=0.0)
+    more, less = seen(5, 15.0, 3.0e4), seen(7, 15.0, 3.2e4)
+    record = LossRecord().extended(dict.fromkeys(range(8), (WIDTH, WIDTH * math.log(15.0))))
+    half = replace(less, fidelity=80, provenance=dict(less.provenance) | record.to_provenance())
+    grown = search(options=options)
+    assert grown.next_step([*START, more, less], (), 1).architecture == ARCHITECTURES[5]
+    assert grown.next_step([*START, more, half], (), 1).architecture == ARCHITECTURES[7]
+
+
 # --- measuring and telling ---------------------------------------------------------------------------
 
 
